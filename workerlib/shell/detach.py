@@ -1,0 +1,382 @@
+"""The door to python-daemon: detach, but hold the caller until the daemon is released.
+
+`workerlib.core.daemonizing` decides; here are the fork, the pipe, the signals and the waiting. What python-daemon's
+DaemonContext does unasked, and how it is disarmed:
+
+* does not detach when stdin is a socket or the parent is pid 1: `detach_process=True`
+* umask 0, a working directory of its own choice: both are always given
+* closes every descriptor not listed: the pipe and `preserve_fds` are listed
+* closes only up to the hard limit that held when it was imported: the door closes the others itself
+* points stdin, stdout and stderr to /dev/null, leaking a descriptor each, through whatever object `sys.stdout` is, and
+  fails when one is None: it is given plain streams on the descriptors 0, 1 and 2 for that moment
+* handles SIGTERM, ignores SIGTSTP, SIGTTIN and SIGTTOU: `signal_map={}`
+* sets the core limit to 0: `prevent_core=False`
+* sets the effective ids from the real ones, by which a process that gave up root for a while gets it back: the
+  effective ids are given, and whatever was changed nevertheless is put back
+* registers an atexit function: unregistered
+* lets the parent exit 0 at once: it is run in a forked child
+"""
+
+import atexit
+import fcntl
+import os
+import select
+import signal
+import stat
+import sys
+import threading
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+import daemon
+
+from workerlib.core.daemonizing import (
+    EXIT_NOT_DETACHED,
+    EXIT_NOT_RELEASED,
+    Announcement,
+    DaemonizeError,
+    Event,
+    Finish,
+    Foreground,
+    PassOn,
+    PipeClosed,
+    PipeRead,
+    Released,
+    SignalArrived,
+    WatchDaemon,
+    encode,
+    step,
+)
+from workerlib.redirects import Redirect, Target
+from workerlib.shell import process
+
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Release:
+    """Lets the caller of the daemon go. Made by `daemonize_wait`, called once."""
+
+    def __init__(self, pipe: int, foreground: int) -> None:
+        self._pipe = pipe
+        self._foreground = foreground
+        self._daemon = os.getpid()
+        self._thread = threading.get_native_id()
+
+    def __call__(self, stdout: Redirect, stderr: Redirect) -> None:
+        """Points stdout and stderr to their final places, then lets the foreground process exit 0.
+
+        Raises OSError, which names the path, when a redirect cannot be opened; nothing is changed then, and the call
+        may be repeated. Raises DaemonizeError when the caller was released before, and in another process or thread
+        than the one that called `daemonize_wait`. Blocks only where opening the files does (a FIFO without a reader).
+        Does not return when the foreground process is dead: the daemon kills itself, as it would have been killed.
+        """
+        if (os.getpid(), threading.get_native_id()) != (self._daemon, self._thread):
+            # Another thread cannot take back the parent death signal, which would then hit the released daemon.
+            raise DaemonizeError("release must be called in the process and thread that called daemonize_wait")
+        if self._pipe < 0:
+            raise DaemonizeError("the caller was released before")
+        _redirect(stdout, stderr)
+        process.clear_parent_death_signal()
+        # The foreground may have died just before the signal was cleared. When it dies after this line and before it
+        # exits 0, its caller sees a failure while the daemon lives: no order of the two steps closes that gap.
+        if os.getppid() != self._foreground:
+            signal.raise_signal(signal.SIGKILL)
+        _tell(self._pipe, encode(Released()))
+        os.close(self._pipe)
+        self._pipe = -1
+
+
+def daemonize_wait(
+    *, cd: str = "/", umask: int | None = None, preserve_fds: Iterable[int] = (), parent_pid: int | None = None
+) -> Release:
+    """Makes the rest of the program a daemon, and returns only in the daemon.
+
+    The process that called it stays in the foreground: it exits 0 when the daemon calls the returned Release, and with
+    the daemon's own exit status (128+signal) when the daemon ends before it; with 70 when that status is 0, and with
+    71, its reason on stderr, when detaching fails. It runs no atexit function and flushes nothing. It passes SIGTERM,
+    SIGINT and SIGHUP on to the daemon. When it is killed before the release, the daemon is killed with it.
+
+    The daemon has its own session and process group, leads neither, has no controlling terminal, works in `cd`, with
+    `umask` (None: the present one), stdin and stdout on /dev/null, and stderr where it was. Signal handlers, signal
+    mask, ids and limits stay. Every descriptor above 2 that is not in `preserve_fds` is closed, whatever object may
+    hold it.
+    A daemon that changes its user or group before the release loses the protection against an early death of the
+    foreground process.
+
+    `parent_pid` is the launcher, which took its own pid before it started this process: when it dies before the
+    release, the foreground process is killed, and the daemon with it. With None, nothing watches the launcher.
+
+    Raises DaemonizeError when other threads or a running event loop exist, or when a descriptor of `preserve_fds` is
+    not open, and OSError when there is no pipe or process to be had. Blocks the foreground process until it exits.
+    """
+    preserved = frozenset(preserve_fds)
+    _refuse_to_fork_late(preserved)
+    if parent_pid is not None:
+        process.set_parent_death_signal(signal.SIGKILL, parent_pid)
+    _open_missing_streams()
+    _flush()
+    if umask is None:
+        umask = os.umask(0)
+        os.umask(umask)
+    foreground = os.getpid()
+    process.set_child_subreaper()
+    bystanders = process.children()
+    with _signals_held():
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            first_child = os.fork()
+        except OSError:
+            os.close(reading)
+            os.close(writing)
+            raise
+        if first_child:
+            os.close(writing)
+            _stay_in_foreground(Foreground(first_child, bystanders), reading)
+        _detach(cd, umask, preserved | {writing})
+        _wait_for_adoption(foreground)
+        process.set_parent_death_signal(signal.SIGKILL, foreground)
+        _tell(writing, encode(Announcement(os.getpid(), os.getsid(0))))
+    return Release(writing, foreground)
+
+
+def _refuse_to_fork_late(preserved: frozenset[int]) -> None:
+    threads = process.threads_running()
+    if threads > 1:
+        names = ", ".join(thread.name for thread in threading.enumerate())
+        raise DaemonizeError(f"cannot daemonize: {threads} threads run ({names}), and a fork would lose all but one")
+    # asyncio is looked for, not imported: a program that never imported it runs no loop, and should not pay for it.
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None:
+        with suppress(RuntimeError):
+            loop = asyncio.get_running_loop()
+            raise DaemonizeError(f"cannot daemonize inside a running event loop ({loop!r})")
+    for fd in preserved:
+        try:
+            os.fstat(fd)
+        except OSError as error:
+            raise DaemonizeError(f"cannot preserve descriptor {fd}: {error.strerror}") from error
+
+
+def _open_missing_streams() -> None:
+    """Opens descriptors 0, 1 and 2 where they are closed: the release pipe must not become one of them."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free descriptor is `fd`
+
+
+def _flush() -> None:
+    """Empties the buffers, so that no text is written twice, nor to the wrong place. A closed stream has lost it."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with suppress(OSError, ValueError):
+                stream.flush()
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Holds the signals that the foreground process handles while it is not known yet who is who.
+
+    The daemon gets them when it is complete; the helpers ignore a Ctrl-C, which the terminal sends to all of them.
+    An inherited "ignore" for SIGCHLD would make the kernel throw the exit status away.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, signal.SIGCHLD})
+    ignored = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+# The foreground process.
+
+
+def _stay_in_foreground(state: Foreground, pipe: int) -> NoReturn:
+    status = EXIT_NOT_RELEASED
+    try:
+        status = _follow(state, pipe)
+    except BaseException:  # noqa: BLE001 - the caller's code must not go on in this process, whatever happens
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _follow(state: Foreground, pipe: int) -> int:
+    """Feeds the machine until it says what to end with.
+
+    Rejected: SIGCHLD alone would do for the exits, but a signal should go to a pidfd, not to a stored pid; and pidfds
+    alone do not tell of orphans. Every wake-up, whatever its source, reads everything.
+    """
+    wakeups = _catch_signals()
+    os.set_blocking(pipe, False)
+    poller = select.poll()
+    poller.register(wakeups, select.POLLIN)
+    poller.register(pipe, select.POLLIN)
+    daemon_fd = -1
+    while True:
+        for event in _news(pipe, wakeups):
+            state, effects = step(state, event)
+            if isinstance(event, PipeClosed):
+                with suppress(KeyError):
+                    poller.unregister(pipe)
+            for effect in effects:
+                match effect:
+                    case WatchDaemon(pid):
+                        with suppress(ProcessLookupError):  # its exit was reaped together with its announcement
+                            daemon_fd = os.pidfd_open(pid)
+                            poller.register(daemon_fd, select.POLLIN)
+                    case PassOn(_, signum):
+                        with suppress(ProcessLookupError):
+                            signal.pidfd_send_signal(daemon_fd, signum)
+                    case Finish(status, message):
+                        if message:
+                            _complain(message)
+                        return status
+        poller.poll()
+
+
+def _catch_signals() -> int:
+    """Turns the signals of the foreground process into bytes on the returned descriptor."""
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for signum in (*PASSED_ON, signal.SIGCHLD):
+        signal.signal(signum, lambda _signum, _frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*PASSED_ON, signal.SIGCHLD})
+    return reading
+
+
+def _news(pipe: int, wakeups: int) -> Iterator[Event]:
+    """All that has happened. Reaps first and reads then, so that no release written before an exit is missed."""
+    exits = process.reap()
+    try:
+        while data := os.read(pipe, 4096):
+            yield PipeRead(data)
+        yield PipeClosed()
+    except BlockingIOError:
+        pass
+    with suppress(BlockingIOError):
+        for signum in os.read(wakeups, 4096):
+            if signum != signal.SIGCHLD:
+                yield SignalArrived(signum)
+    yield from exits
+
+
+def _complain(message: str) -> None:
+    with suppress(OSError):
+        os.write(2, f"daemonize_wait: {message}\n".encode(errors="replace"))
+
+
+# The first child, the session leader, and the daemon.
+
+
+def _detach(cd: str, umask: int, keep: frozenset[int]) -> None:
+    """Runs python-daemon. Returns in the daemon; a helper that cannot go on says why and exits."""
+    users, groups = os.getresuid(), os.getresgid()
+    try:
+        with _plain_streams():
+            process.close_fds_except(keep | {0, 1, 2})
+            with open(os.devnull, "r+b", buffering=0) as devnull:  # noqa: PTH123 - a descriptor, not a path of ours
+                context = daemon.DaemonContext(
+                    working_directory=cd,
+                    umask=umask,
+                    uid=os.geteuid(),
+                    gid=os.getegid(),
+                    initgroups=False,
+                    prevent_core=False,
+                    detach_process=True,
+                    files_preserve=list(keep),
+                    stdin=devnull,
+                    stdout=devnull,
+                    stderr=sys.stderr,
+                    signal_map={},
+                )
+                context.open()
+        atexit.unregister(context.close)
+        if os.getresgid() != groups:
+            os.setresgid(*groups)
+        if os.getresuid() != users:
+            os.setresuid(*users)
+    except BaseException as error:  # noqa: BLE001 - the caller's code must not go on in a helper, whatever happens
+        _complain(f"cannot detach: {type(error).__name__}: {error}")
+        os._exit(EXIT_NOT_DETACHED)
+
+
+@contextmanager
+def _plain_streams() -> Iterator[None]:
+    """For the time of python-daemon's work, sys.stdin, sys.stdout and sys.stderr are the descriptors 0, 1 and 2.
+
+    Streams that were missing at the start stay, so that the daemon can print to what it will be redirected to.
+    """
+    before = sys.stdin, sys.stdout, sys.stderr
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - it stays open
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - same
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115 - same
+    plain = sys.stdin, sys.stdout, sys.stderr
+    yield
+    sys.stdin, sys.stdout, sys.stderr = (old or new for old, new in zip(before, plain, strict=True))
+
+
+def _wait_for_adoption(foreground: int) -> None:
+    """Blocks until the foreground process is this process's parent; dies when it is dead.
+
+    The parent death signal fires for each parent that dies, so that it must not be set while the session leader, whose
+    pid is the session's, is still the parent. A session keeps its leader's pid from being used again.
+    """
+    leader = os.getsid(0)
+    with suppress(ProcessLookupError, OSError):
+        pidfd = os.pidfd_open(leader)
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        while os.getppid() == leader:
+            poller.poll(100)
+        os.close(pidfd)
+    if os.getppid() != foreground:
+        signal.raise_signal(signal.SIGKILL)
+
+
+def _tell(pipe: int, message: bytes) -> None:
+    """Writes to the foreground process; dies with it when it is dead."""
+    try:
+        os.write(pipe, message)
+    except BrokenPipeError:
+        signal.raise_signal(signal.SIGKILL)
+
+
+# Redirects.
+
+
+def _redirect(stdout: Redirect, stderr: Redirect) -> None:
+    """Opens both files before it changes anything."""
+    opened: dict[Redirect, int] = {}
+    try:
+        for redirect in (stdout, stderr):
+            if redirect not in opened:
+                opened[redirect] = _open(redirect)
+        for redirect, fd in opened.items():
+            if redirect.target is Target.TRUNCATE and stat.S_ISREG(os.fstat(fd).st_mode):
+                os.ftruncate(fd, 0)
+        _flush()
+        os.dup2(opened[stdout], 1)
+        os.dup2(opened[stderr], 2)
+    finally:
+        for fd in opened.values():
+            os.close(fd)
+
+
+def _open(redirect: Redirect) -> int:
+    """A descriptor above 2, even when the daemon has closed one of its streams."""
+    # A truncated file is appended to as well: two streams that name it differently, or a log rotator that truncates it
+    # again, would otherwise leave holes and overwrite lines.
+    path = os.devnull if redirect.target is Target.DEV_NULL else redirect.path
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)

@@ -1,0 +1,115 @@
+"""The door to the kernel's view of processes: prctl, waitid, /proc. Nothing here blocks or decides."""
+
+import ctypes
+import functools
+import os
+import signal
+from pathlib import Path
+
+from workerlib.core.daemonizing import ChildExited, ExitCause, Exited, Killed
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, argument: int) -> None:
+    unsigned = ctypes.c_ulong
+    if _libc().prctl(option, unsigned(argument), unsigned(0), unsigned(0), unsigned(0)) != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"prctl({option}, {argument}): {os.strerror(errno)}")
+
+
+def set_child_subreaper() -> None:
+    """From now on, orphans among this process's descendants become its children. Not inherited by children."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_parent_death_signal(signum: int, parent_pid: int) -> None:
+    """This process gets `signum` when its parent dies; it gets it now when `parent_pid` is not its parent any more.
+
+    The parent's pid must have been taken before the fork: a parent that died before the kernel was asked would never
+    be noticed. What the kernel watches is the parent's *thread* that forked, and it keeps the setting for the calling
+    thread of this process; it forgets it when the process changes its user or group.
+    """
+    _prctl(PR_SET_PDEATHSIG, signum)
+    if os.getppid() != parent_pid:
+        signal.raise_signal(signum)
+
+
+def clear_parent_death_signal() -> None:
+    """Undoes `set_parent_death_signal`; must be called in the thread that made the setting."""
+    _prctl(PR_SET_PDEATHSIG, 0)
+
+
+def exit_cause(result: os.waitid_result) -> ExitCause:
+    """How the process of a `waitid(..., WEXITED)` result ended."""
+    return Exited(result.si_status) if result.si_code == os.CLD_EXITED else Killed(result.si_status)
+
+
+def reap() -> tuple[ChildExited, ...]:
+    """Reaps every child that has exited. Only for a process in which nobody else waits for children."""
+    exits: list[ChildExited] = []
+    while True:
+        try:
+            result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            break
+        if result is None:
+            break
+        exits.append(ChildExited(result.si_pid, exit_cause(result)))
+    return tuple(exits)
+
+
+def threads_running() -> int:
+    """The number of threads of this process, also of those that Python did not start."""
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def children() -> frozenset[int]:
+    """Pids of the children of this process, zombies included. The process must have one thread."""
+    return frozenset(int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the name, so that [0] is the state. Raises ProcessLookupError."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except FileNotFoundError:
+        raise ProcessLookupError(f"no process {pid}") from None
+    return text.rpartition(")")[2].split()
+
+
+def start_time(pid: int) -> int:
+    """When the process started, in clock ticks since boot: pid and start time name one process of this boot.
+
+    Raises ProcessLookupError.
+    """
+    return int(_stat(pid)[19])
+
+
+def group_members(group: int) -> frozenset[int]:
+    """Pids of the processes in the process group, without zombies."""
+    found: set[int] = set()
+    for pid in [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]:
+        try:
+            fields = _stat(pid)
+        except ProcessLookupError:
+            continue
+        if int(fields[2]) == group and fields[0] not in {"Z", "X"}:
+            found.add(pid)
+    return frozenset(found)
+
+
+def close_fds_except(keep: frozenset[int]) -> None:
+    """Closes every open file descriptor that is not in `keep`."""
+    for fd in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        if fd not in keep:
+            try:
+                os.close(fd)
+            except OSError:  # the listing's own descriptor is in the listing
+                continue
