@@ -33,6 +33,7 @@ LAYERS = {
     "workerlib.shell": 4,
     "workerlib.launchers": 4,
     "workerlib.connection": 5,
+    "workerlib.pump": 5,
     "workerlib.server": 5,
     "workerlib.blocking": 5,
     "workerlib.runtime": 5,

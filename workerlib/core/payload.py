@@ -1,0 +1,262 @@
+"""Payloads: the arguments, results and errors inside messages, checked against the types of the function.
+
+The own form is MessagePack by msgspec (Pyro5's serializer id 4): a value is decoded straight into its type or refused
+with the path of the offending part. Values from Pyro5's other serializers come as plain data from the door
+`workerlib.shell.naming` and are converted to the same types here.
+"""
+
+import builtins
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import msgspec
+
+from workerlib import errors as own_errors
+from workerlib.errors import ArgumentError, ProtocolError, RemoteError, ResultError, UsageError
+from workerlib.spec import Function, Parameters, nearest
+
+MSGPACK = 4
+"""Pyro5's id of the serializer that workerlib speaks natively."""
+
+_encoder = msgspec.msgpack.Encoder()
+encode: Callable[[Any], bytes] = _encoder.encode
+decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder().decode
+NIL = encode(None)
+NO_KEYWORDS = encode({})
+_FOUR = b"\x94"  # MessagePack's start of an array of four: object, method, arguments, keyword arguments
+
+
+class CallHead(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """A call with its arguments still undecoded, since their types depend on the method."""
+
+    object: str
+    method: str
+    args: msgspec.Raw
+    kwargs: msgspec.Raw
+
+
+decode_call_head: Callable[[bytes], CallHead] = msgspec.msgpack.Decoder(CallHead).decode
+
+
+def call_prefix(target: str, method: str) -> bytes:
+    """The constant start of every call of one method; the encoded arguments and keyword arguments follow it."""
+    return _FOUR + encode(target) + encode(method)
+
+
+def _decoder(kind: Any, where: str) -> Callable[[bytes | msgspec.Raw], Any]:
+    try:
+        return msgspec.msgpack.Decoder(kind).decode
+    except (TypeError, NotImplementedError) as error:
+        raise UsageError(f"{where}: this type cannot travel between processes: {error}") from None
+
+
+_AT = re.compile(r"^(?P<text>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
+_INDEX = re.compile(r"^\[(\d+)\]")
+
+
+def _located(error: Exception, names: Sequence[str]) -> str:
+    """msgspec's message with its path `$[1].x` told as the name of the argument: `who.x`."""
+    match = cast("re.Match[str]", _AT.match(str(error)))
+    path = match["path"] or ""
+    if index := _INDEX.match(path):
+        path = names[int(index[1])] + path[index.end() :]
+    return f"argument {path}: {match['text']}" if path else match["text"]
+
+
+class Signature:
+    """Decodes and checks the arguments of one callable. Made once for each function; raises UsageError then."""
+
+    def __init__(self, where: str, parameters: Parameters) -> None:
+        self._where = where
+        self._parameters = parameters
+        self._names = tuple(name for name in parameters.names if name not in parameters.keyword_only)
+        by_name = dict(zip(parameters.names, parameters.types, strict=True))
+        self._types = by_name
+        self._one = {name: _decoder(kind, f"{where}, argument {name}") for name, kind in by_name.items()}
+        positional = tuple(by_name[name] for name in self._names)
+        self._by_count = {
+            count: _decoder(tuple[positional[:count]], where)  # type: ignore[misc,valid-type]
+            for count in range(parameters.required, len(positional) + 1)
+        }
+        self.exact = len(self._by_count) == 1 and not parameters.keyword_only
+        """Whether a call always has the same number of arguments, none by keyword only: the case that is made fast."""
+        self.bind_exact = self._by_count[len(positional)]
+        """Decodes all positional arguments; raises msgspec.MsgspecError. `bind` tells errors better."""
+
+    def bind(self, args: msgspec.Raw, kwargs: msgspec.Raw) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Typed arguments from MessagePack. Raises ArgumentError with the path of the first value that does not fit."""
+        if self.exact and bytes(kwargs) == NO_KEYWORDS:
+            try:
+                return self.bind_exact(args), {}
+            except msgspec.MsgspecError as error:
+                raise self._error(error) from None
+        return self._bind_slowly(args, kwargs)
+
+    def _bind_slowly(self, args: msgspec.Raw, kwargs: msgspec.Raw) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        try:
+            given = msgspec.msgpack.decode(args, type=list[msgspec.Raw])
+            named = msgspec.msgpack.decode(kwargs, type=dict[str, msgspec.Raw])
+            self._check_names(len(given), named)
+            if len(given) in self._by_count:
+                positional = self._by_count[len(given)](args)
+            else:
+                positional = tuple(self._decode_one(n, raw) for n, raw in zip(self._names, given, strict=False))
+        except msgspec.MsgspecError as error:
+            raise self._error(error) from None
+        return positional, {name: self._decode_one(name, raw) for name, raw in named.items()}
+
+    def bind_plain(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The same from plain data, as another serializer gave it. Raises ArgumentError."""
+        self._check_names(len(args), kwargs)
+        positional = tuple(self._convert_one(name, value) for name, value in zip(self._names, args, strict=False))
+        return positional, {name: self._convert_one(name, value) for name, value in kwargs.items()}
+
+    def _decode_one(self, name: str, raw: msgspec.Raw) -> Any:
+        try:
+            return self._one[name](raw)
+        except msgspec.MsgspecError as error:
+            raise self._error_at(name, error) from None
+
+    def _convert_one(self, name: str, value: Any) -> Any:
+        try:
+            return msgspec.convert(value, self._types[name])
+        except msgspec.MsgspecError as error:
+            raise self._error_at(name, error) from None
+
+    def _check_names(self, count: int, named: Mapping[str, Any]) -> None:
+        names = self._parameters.names
+        if count > len(self._names):
+            raise ArgumentError(f"{self._where} takes at most {len(self._names)} arguments, {count} were given")
+        for name in named:
+            if name not in names:
+                raise ArgumentError(f"{self._where} has no argument {name!r}{nearest(name, names)}")
+            if name in self._names[:count]:
+                raise ArgumentError(f"{self._where}: argument {name} was given twice")
+        for name in self._names[count : self._parameters.required]:
+            if name not in named:
+                raise ArgumentError(f"{self._where}: argument {name} is missing")
+
+    def _error_at(self, name: str, error: Exception) -> ArgumentError:
+        match = cast("re.Match[str]", _AT.match(str(error)))
+        return ArgumentError(f"{self._where}: argument {name}{match['path'] or ''}: {match['text']}")
+
+    def _error(self, error: Exception) -> ArgumentError:
+        if str(error).startswith("Expected `array` of length"):
+            count, most = re.findall(r"\d+", str(error))[::-1]
+            return ArgumentError(f"{self._where} takes {most} arguments, {count} were given")
+        return ArgumentError(f"{self._where}: {_located(error, self._names)}")
+
+
+class Results:
+    """Decodes what one function returned or yields, checked against its declared type."""
+
+    def __init__(self, function: Function[..., Any]) -> None:
+        self._where = function.qualified_name
+        kind = function.types.result
+        self.one = _decoder(kind, f"{self._where}, result")
+        self.many = _decoder(list[kind], f"{self._where}, result")
+
+    def error(self, error: Exception) -> ResultError:
+        return ResultError(f"{self._where} returned something else than it declares: {error}")
+
+
+class Outgoing:
+    """Encodes the calls of one function on one object, and decodes their results. Made once for each; raises UsageError."""
+
+    def __init__(self, function: Function[..., Any], target: str) -> None:
+        self.function = function
+        self._prefix = call_prefix(target, function.name)
+        self.results = Results(function)
+
+    def payload(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """Raises ArgumentError when a value has no encoding; whether it fits the types, the worker checks."""
+        try:
+            return self._prefix + encode(args) + (encode(kwargs) if kwargs else NO_KEYWORDS)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            where = self.function.qualified_name
+            raise ArgumentError(f"{where}: an argument cannot travel between processes: {error}") from None
+
+
+def encode_result(where: str, value: Any) -> bytes:
+    """The payload of a result. Raises ResultError when the value has no encoding."""
+    try:
+        return encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ResultError(f"the result of {where} cannot be encoded: {error}") from None
+
+
+# Errors travel as Pyro5 puts them: a dictionary with the class name, the arguments and the remote traceback.
+
+_PLAIN = (str, int, float, bool, type(None), bytes)
+_BUILTIN_ERRORS = {
+    name: kind for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, Exception)
+}
+_OWN_ERRORS = {
+    f"workerlib.errors.{name}": kind
+    for name, kind in vars(own_errors).items()
+    if isinstance(kind, type) and issubclass(kind, Exception) and name not in {"RemoteError", "SpawnError"}
+}
+
+
+def _class_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _wire_arguments(error: BaseException) -> list[Any]:
+    if isinstance(error, OSError) and error.filename is not None:
+        return [error.errno, error.strerror, str(error.filename)]
+    return [value if isinstance(value, _PLAIN) else repr(value) for value in error.args]
+
+
+def error_to_wire(error: BaseException, traceback: str, *, stock: bool) -> dict[str, Any]:
+    """An error as plain data.
+
+    A `stock` client can rebuild builtin classes only: it gets the nearest builtin ancestor that can be rebuilt from the
+    plain arguments, with the class name in the text where that ancestor says nothing.
+    """
+    kind: type[BaseException] = type(error)
+    args = _wire_arguments(error)
+    if stock:
+        kind = next((k for k in kind.__mro__ if k is _BUILTIN_ERRORS.get(k.__name__)), RuntimeError)
+        args = [repr(value) if isinstance(value, bytes) else value for value in args]
+        try:
+            kind(*args)
+        except Exception:  # noqa: BLE001 - whatever a constructor does to arguments that are not its own
+            kind, args = RuntimeError, [f"{_class_name(type(error))}: {error}"]
+        if kind is Exception and type(error) is not Exception:
+            args = [f"{_class_name(type(error))}: {error}"]
+    attributes = {"_pyroTraceback": [line + "\n" for line in traceback.rstrip("\n").split("\n")]}
+    return {"__class__": _class_name(kind), "__exception__": True, "args": args, "attributes": attributes}
+
+
+def error_from_wire(data: Any, declared: tuple[type[Exception], ...] = ()) -> Exception:
+    """The error that `error_to_wire` described: itself when builtin, workerlib's own or declared, else RemoteError.
+
+    It carries the remote traceback as a note and in its attribute `remote_traceback`. No class is looked up by name
+    outside these three sets, nothing is imported.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("__class__"), str):
+        raise ProtocolError("an error of the peer is not in the form of an error")
+    name = data["__class__"]
+    args = data.get("args")
+    args = list(args) if isinstance(args, (list, tuple)) else []
+    attributes = data.get("attributes")
+    lines = attributes.get("_pyroTraceback", ()) if isinstance(attributes, dict) else ()
+    traceback = "".join(str(line) for line in lines) if isinstance(lines, (list, tuple)) else str(lines)
+    kind = _OWN_ERRORS.get(name) or next((k for k in declared if _class_name(k) == name), None)
+    if kind is None and name.startswith("builtins."):
+        kind = _BUILTIN_ERRORS.get(name.removeprefix("builtins."))
+    error: Exception | None = None
+    if kind is not None:
+        try:
+            error = kind(*args)
+        except Exception:  # noqa: BLE001 - whatever a constructor does to arguments that are not its own
+            error = None
+    if error is None:
+        text = ", ".join(str(value) for value in args)
+        error = RemoteError(f"{name}: {text}" if text else name, name, traceback)
+    if traceback:
+        error.add_note(f"Traceback of the worker:\n{traceback.rstrip()}")
+        error.remote_traceback = traceback  # type: ignore[attr-defined]
+    return error

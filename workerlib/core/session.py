@@ -1,0 +1,403 @@
+"""One connection as a state machine: handshake, calls, streams with credit, heartbeat, deadlines, close reason.
+
+Theory of operation
+-------------------
+The shell feeds received bytes to `receive` and passed deadlines to `tick`; both return events. An event is a `Frame` that
+the state of the connection allows, or `Closed`, once, at the end. Whatever the session itself has to say (pongs, pings)
+collects in `take_output`; all other sends are methods that return the bytes to write. Nothing here reads a clock.
+
+* The client sends CONNECT, the server answers CONNECT_OK or CONNECT_FAIL; nothing else may come first.
+* A client that announces `{"workerlib": 1, ...}` in its handshake speaks the *dialect*: types 0x41 and up, calls in any
+  number at a time, streams pushed with credit, heartbeats. A stock Pyro5 client gets none of that.
+* Every call that wants an answer gets exactly one last frame: RESULT, or END or ABORT when it had become a stream. The
+  client keeps the sequence number until then, also of a call that it has aborted, so that no late answer can be taken
+  for that of another call.
+* Items may be sent only against credit. The first window is what the receiver announced in the handshake; CREDIT adds
+  to it. More items than were granted, or a frame for an unknown stream, end the connection.
+
+Mutable, unlike the other machines: a copy of the state for each call would cost more than the rest of the call.
+"""
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from workerlib.core import frames
+from workerlib.core.frames import Frame, FrameParser, Inflate
+from workerlib.core.heartbeat import Heartbeat, Verdict
+from workerlib.core.payload import MSGPACK, encode
+from workerlib.errors import ConnectionLost, ProtocolError, UsageError
+from workerlib.spec import RpcSettings
+
+DIALECT = 1
+MAX_SEQ = 0xFFFF
+
+_INVOKE = frames.head(frames.INVOKE, MSGPACK)
+_INVOKE_ONE_WAY = frames.head(frames.INVOKE, MSGPACK, frames.ONE_WAY)
+_RESULT = frames.head(frames.RESULT, MSGPACK)
+_ITEM = frames.head(frames.ITEM, MSGPACK)
+_PING, _PONG = b"ping", b"pong"
+
+
+class State(enum.Enum):
+    HANDSHAKE = "handshake"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class CloseKind(enum.Enum):
+    """Why a connection ended."""
+
+    LOCAL = "closed here"
+    PEER = "closed by the peer"
+    REJECTED = "rejected in the handshake"
+    PROTOCOL = "protocol error"
+    HANDSHAKE_TIMEOUT = "no handshake in time"
+    FRAME_TIMEOUT = "a message did not end in time"
+    HEARTBEAT_LOST = "no sign of life"
+    NOT_READING = "the peer does not read"
+    TRANSPORT = "transport error"
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The last event of a session."""
+
+    kind: CloseKind
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}: {self.detail}" if self.detail else self.kind.value
+
+    def as_error(self) -> ConnectionLost:
+        return ConnectionLost(str(self))
+
+
+Event = Frame | Closed
+
+
+def count_items(payload: bytes) -> int:
+    """Number of items in a MessagePack array, from its first bytes. Raises ProtocolError."""
+    first = payload[0] if payload else 0
+    if first & 0xF0 == 0x90:
+        return first & 0x0F
+    if first == 0xDC and len(payload) >= 3:
+        return int.from_bytes(payload[1:3], "big")
+    if first == 0xDD and len(payload) >= 5:
+        return int.from_bytes(payload[1:5], "big")
+    raise ProtocolError("items that are not an array")
+
+
+def parse_dialect(value: Any) -> Mapping[str, Any] | None:
+    """The handshake value of a peer that speaks the dialect, or None for a stock peer. Raises ProtocolError."""
+    if not isinstance(value, dict) or "workerlib" not in value:
+        return None
+    if value["workerlib"] != DIALECT:
+        raise ProtocolError(f"the peer speaks workerlib dialect {value['workerlib']!r}, this side {DIALECT}")
+    window = value.get("window")
+    if not isinstance(window, int) or isinstance(window, bool) or window < 1:
+        raise ProtocolError(f"a stream window of {window!r} items")
+    return value
+
+
+class _Session:
+    """What both ends share: parsing, deadlines, heartbeat, pings, streams, the end."""
+
+    def __init__(self, settings: RpcSettings, inflate: Inflate, now: float) -> None:
+        self.settings = settings
+        self.state = State.HANDSHAKE
+        self.dialect = False
+        self.closed: Closed | None = None
+        self.deadline_at = now + settings.handshake_timeout_s
+        """The next instant at which `tick` wants to be called; infinity for never."""
+        self._handshake_by = self.deadline_at
+        self._parser = FrameParser(settings.max_message_size, inflate)
+        self._frame_since: float | None = None
+        self._frame_by = math.inf
+        self._heartbeat: Heartbeat | None = None
+        self._heard = False
+        self._output: list[bytes] = []
+        self._first_credit = 0
+        self._credit: dict[int, int] = {}  # streams sent from here: items that may still be sent
+        self._granted: dict[int, int] = {}  # streams received here: items that the peer may still send
+
+    # Input
+
+    def receive(self, data: bytes, now: float) -> list[Event]:
+        """Takes bytes from the peer; returns the events that they complete."""
+        if self.closed is not None:
+            return []
+        self._heard = True
+        events: list[Event] = []
+        try:
+            for frame in self._parser.feed(data):
+                if self._admit(frame, now):
+                    events.append(frame)
+        except ProtocolError as error:
+            events.append(self.close(CloseKind.PROTOCOL, str(error)))
+            return events
+        if self._parser.pending_size or self._frame_since is not None:
+            self._watch_frame(now)
+        return events
+
+    def _admit(self, frame: Frame, now: float) -> bool:
+        raise NotImplementedError
+
+    def _admit_common(self, frame: Frame) -> bool:
+        """Frames that both ends may get; whether the shell needs to see it."""
+        kind = frame.type
+        if kind == frames.PING:
+            return self._admit_ping(frame)
+        if not self.dialect:
+            raise ProtocolError(f"message type {kind:#x} from a peer that did not announce the dialect")
+        seq = frame.seq
+        if kind == frames.CREDIT:
+            if seq in self._credit:
+                self._credit[seq] += self._credit_amount(frame)
+                return True
+            return False  # the stream has ended meanwhile
+        if kind == frames.ITEM:
+            count = count_items(frame.payload)
+            left = self._granted.get(seq)
+            if left is None or count > left:
+                raise ProtocolError(f"{count} items on stream {seq}, where {left or 0} are allowed")
+            self._granted[seq] = left - count
+            return True
+        if kind == frames.END:
+            if self._granted.pop(seq, None) is None:
+                raise ProtocolError(f"the end of stream {seq}, which is not open")
+            return True
+        if kind == frames.ABORT:
+            return self._admit_abort(frame)
+        raise ProtocolError(f"message type {kind:#x} from the wrong side or at the wrong time")
+
+    def _admit_abort(self, frame: Frame) -> bool:
+        raise NotImplementedError
+
+    def _admit_ping(self, frame: Frame) -> bool:
+        if frame.payload == _PONG:
+            return True
+        self._output.append(frames.encode(frames.PING, frame.serializer, 0, frame.seq, _PONG))
+        return False
+
+    @staticmethod
+    def _credit_amount(frame: Frame) -> int:
+        # A positive MessagePack integer of at most 32 bits: fixint, uint8, uint16 or uint32.
+        payload = frame.payload
+        if len(payload) == 1 and payload[0] <= 0x7F:
+            return payload[0]
+        if len(payload) in {2, 3, 5} and payload[0] == {2: 0xCC, 3: 0xCD, 5: 0xCE}[len(payload)]:
+            return int.from_bytes(payload[1:], "big")
+        raise ProtocolError("credit that is not a number of items")
+
+    # Time
+
+    def tick(self, now: float) -> list[Event]:
+        """Judges deadlines at `now`; call it at `deadline_at`, after all input that is there has been fed."""
+        if self.closed is not None:
+            return []
+        if self.state is State.HANDSHAKE and now >= self._handshake_by:
+            return [self.close(CloseKind.HANDSHAKE_TIMEOUT, f"{self.settings.handshake_timeout_s:g} s")]
+        if now >= self._frame_by:
+            return [self.close(CloseKind.FRAME_TIMEOUT, f"{self._parser.pending_size} bytes were announced")]
+        if self._heartbeat is not None:
+            self._heartbeat, verdict = self._heartbeat.step(now, heard=self._heard)
+            if verdict is Verdict.LOST:
+                return [self.close(CloseKind.HEARTBEAT_LOST, f"for {now - self._heartbeat.heard_at:.0f} s")]
+            if verdict is Verdict.ASK:
+                self._heard = False
+                self._output.append(frames.encode(frames.PING, MSGPACK, 0, 0, _PING))
+        self._set_deadline()
+        return []
+
+    def _watch_frame(self, now: float) -> None:
+        """Gives the message that has begun to arrive its deadline: fixed at its start, whatever drips in later."""
+        size = self._parser.pending_size
+        if not size:
+            self._frame_since, self._frame_by = None, math.inf
+        else:
+            if self._frame_since is None:
+                self._frame_since = now
+            self._frame_by = self._frame_since + self.settings.frame_timeout_s + size / (1 << 20)
+        self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        handshake_by = self._handshake_by if self.state is State.HANDSHAKE else math.inf
+        beat_at = self._heartbeat.due_at if self._heartbeat is not None else math.inf
+        self.deadline_at = min(handshake_by, beat_at, self._frame_by)
+
+    # Output
+
+    def take_output(self) -> bytes:
+        """What the session itself has to send, removed from it."""
+        output = b"".join(self._output)
+        self._output.clear()
+        return output
+
+    def _open(self, dialect: Mapping[str, Any] | None, now: float) -> None:
+        self.state = State.OPEN
+        if dialect is not None:
+            self.dialect = True
+            self._first_credit = dialect["window"]
+            interval, timeout = self.settings.heartbeat_interval_s, self.settings.heartbeat_timeout_s
+            self._heartbeat = Heartbeat.start(interval, timeout, now)
+        self._set_deadline()
+
+    def close(self, kind: CloseKind, detail: str = "") -> Closed:
+        """Ends the session; the first reason given stays."""
+        if self.closed is None:
+            self.closed = Closed(kind, detail)
+            self.state = State.CLOSED
+            self.deadline_at = math.inf
+        return self.closed
+
+    # Streams sent from here
+
+    def credit(self, seq: int) -> int:
+        """Items that may be sent now on a stream sent from here; 0 when it is not open."""
+        return self._credit.get(seq, 0)
+
+    def items(self, seq: int, payload: bytes, count: int) -> bytes:
+        """`count` items, encoded as an array. There must be credit for them."""
+        left = self._credit[seq] - count
+        assert left >= 0, "items were sent without credit"
+        self._credit[seq] = left
+        return frames.encode_plain(_ITEM, seq, payload)
+
+    def end(self, seq: int, payload: bytes, *, failed: bool = False) -> bytes:
+        """The end of a stream sent from here; `payload` is nil, or the error when it `failed`."""
+        self._credit.pop(seq, None)
+        return frames.encode(frames.END, MSGPACK, frames.EXCEPTION if failed else 0, seq, payload)
+
+    def abort(self, seq: int, reason: str) -> bytes:
+        """Gives up a call or a stream, from either end."""
+        self._credit.pop(seq, None)
+        return frames.encode(frames.ABORT, MSGPACK, 0, seq, encode(reason))
+
+    # Streams received here
+
+    def grant(self, seq: int, count: int) -> bytes:
+        """Allows the peer `count` more items; nothing when the stream has ended."""
+        if seq not in self._granted:
+            return b""
+        self._granted[seq] += count
+        return frames.encode(frames.CREDIT, MSGPACK, 0, seq, encode(count))
+
+    def allowed(self, seq: int) -> int:
+        """Items that the peer may still send on a stream received here."""
+        return self._granted.get(seq, 0)
+
+
+class ServerSession(_Session):
+    """The end that serves. Events: CONNECT, INVOKE, CREDIT, ABORT frames, and Closed."""
+
+    _connecting = False
+
+    def _admit(self, frame: Frame, now: float) -> bool:
+        if frame.type == frames.INVOKE and self.state is State.OPEN:
+            return True
+        if self.state is State.HANDSHAKE:
+            if frame.type != frames.CONNECT or self._connecting:
+                raise ProtocolError(f"message type {frame.type:#x} before the handshake was over")
+            self._connecting = True
+            return True
+        return self._admit_common(frame)
+
+    def _admit_abort(self, frame: Frame) -> bool:
+        self._credit.pop(frame.seq, None)
+        return True
+
+    def accept(
+        self, frame: Frame, payload: bytes, dialect: Mapping[str, Any] | None, now: float, annotations: Any = frames.NO_ANNOTATIONS
+    ) -> bytes:
+        """Answers CONNECT; `payload` is encoded with the client's serializer."""
+        self._open(dialect, now)
+        return frames.encode(frames.CONNECT_OK, frame.serializer, 0, frame.seq, payload, annotations)
+
+    def reject(self, frame: Frame, payload: bytes, why: str) -> bytes:
+        """Refuses CONNECT and closes; write the bytes, then end the connection."""
+        self.close(CloseKind.REJECTED, why)
+        return frames.encode(frames.CONNECT_FAIL, frame.serializer, 0, frame.seq, payload)
+
+    @staticmethod
+    def result(seq: int, payload: bytes) -> bytes:
+        """The common answer: MessagePack, no flags."""
+        return frames.encode_plain(_RESULT, seq, payload)
+
+    @staticmethod
+    def answer(call: Frame, payload: bytes, flags: int = 0, annotations: Mapping[str, bytes] = frames.NO_ANNOTATIONS) -> bytes:
+        """Any answer, in the serializer of the call."""
+        return frames.encode(frames.RESULT, call.serializer, flags, call.seq, payload, annotations)
+
+    def open_stream(self, seq: int) -> bytes:
+        """Answers a call of a dialect peer with a stream; raises ProtocolError when that number has one already."""
+        if seq in self._credit:
+            raise ProtocolError(f"a second call with sequence number {seq} while the first is a stream")
+        self._credit[seq] = self._first_credit
+        return frames.encode(frames.RESULT, MSGPACK, frames.ITEM_STREAM, seq, b"\xc0")
+
+
+class ClientSession(_Session):
+    """The end that calls. Events: CONNECT_OK, CONNECT_FAIL, RESULT, ITEM, END, ABORT, PING (a pong), and Closed."""
+
+    def __init__(self, settings: RpcSettings, inflate: Inflate, now: float) -> None:
+        super().__init__(settings, inflate, now)
+        self._pending: set[int] = set()
+        self._seq = 0
+
+    def connect(self, target: str, value: Any) -> bytes:
+        """The opening CONNECT; `value` is the connection-state argument, or nothing for none."""
+        announced = {"workerlib": DIALECT, "window": self.settings.stream_window, "value": value}
+        payload = encode({"handshake": announced, "object": target})
+        return frames.encode(frames.CONNECT, MSGPACK, 0, 0, payload)
+
+    def opened(self, dialect: Mapping[str, Any], now: float) -> None:
+        """The shell has read CONNECT_OK and found the dialect in it."""
+        self._open(dialect, now)
+
+    def _admit(self, frame: Frame, now: float) -> bool:
+        if frame.type == frames.RESULT and self.state is State.OPEN:
+            if frame.seq not in self._pending:
+                raise ProtocolError(f"a result for sequence number {frame.seq}, which was not asked for")
+            if frame.flags & frames.ITEM_STREAM and not frame.flags & frames.EXCEPTION:
+                self._granted[frame.seq] = self.settings.stream_window
+            else:
+                self._pending.discard(frame.seq)
+            return True
+        if self.state is State.HANDSHAKE:
+            if frame.type not in {frames.CONNECT_OK, frames.CONNECT_FAIL}:
+                raise ProtocolError(f"message type {frame.type:#x} before the handshake was over")
+            return True
+        if frame.type == frames.END:
+            self._pending.discard(frame.seq)
+        return self._admit_common(frame)
+
+    def _admit_abort(self, frame: Frame) -> bool:
+        self._pending.discard(frame.seq)
+        return self._granted.pop(frame.seq, None) is not None
+
+    def call(self, payload: bytes) -> tuple[int, bytes]:
+        """A call that wants an answer: its sequence number and the bytes. Raises UsageError when 65,535 are under way."""
+        seq = self._next_seq()
+        self._pending.add(seq)
+        return seq, frames.encode_plain(_INVOKE, seq, payload)
+
+    def call_one_way(self, payload: bytes) -> bytes:
+        return frames.encode_plain(_INVOKE_ONE_WAY, self._next_seq(), payload)
+
+    def ping(self) -> tuple[int, bytes]:
+        """Asks for a pong: an event PING with the same sequence number."""
+        seq = self._next_seq()
+        return seq, frames.encode(frames.PING, MSGPACK, 0, seq, _PING)
+
+    def _next_seq(self) -> int:
+        pending = self._pending
+        seq = self._seq
+        for _ in range(MAX_SEQ):
+            seq = seq % MAX_SEQ + 1  # 0 is the heartbeat's
+            if seq not in pending:
+                self._seq = seq
+                return seq
+        raise UsageError(f"{MAX_SEQ} calls are under way on this connection")

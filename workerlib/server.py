@@ -1,0 +1,517 @@
+"""The serving end: objects with typed functions behind one socket, for workerlib's peers and for stock Pyro5 clients."""
+
+import asyncio
+import contextvars
+import os
+import ssl
+import traceback
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgspec
+
+from workerlib.core import frames
+from workerlib.core.frames import Frame
+from workerlib.core.payload import (
+    MSGPACK,
+    CallHead,
+    Signature,
+    call_prefix,
+    decode,
+    decode_call_head,
+    encode,
+    encode_result,
+    error_to_wire,
+)
+from workerlib.core.session import DIALECT, Closed, CloseKind, Event, ServerSession, parse_dialect
+from workerlib.core.uri import Location
+from workerlib.errors import ArgumentError, ProtocolError, ResultError, UnknownFunction, WorkerlibError
+from workerlib.pump import Pump, StockStreams, StreamEnd, as_async
+from workerlib.shell import journal
+from workerlib.shell.eager import EagerTask
+from workerlib.shell.transport import Listener, Peer, Wire, inflate, listen
+from workerlib.spec import Function, Kind, Parameters, RpcSettings, functions_of, nearest, read_parameters
+
+DAEMON = "Pyro.Daemon"
+"""The object that stock clients call for metadata and for the items of streams."""
+
+DEFAULT_HANDSHAKE = "hello"
+"""What a stock client sends as its handshake when it was not told otherwise: no connection-state argument."""
+
+THREADS = 8
+"""Threads for `def` functions of one server; more calls wait for one to be free."""
+
+
+class Session:
+    """One client's connection, as the worker sees it. Given to `connected`; `current_session()` gives it inside calls."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.state: Any = None
+        """What `connected` returned: the connection state."""
+        self.stock = True
+        """Whether the client is a stock Pyro5 one."""
+        self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Done when the connection has ended, with the reason."""
+
+
+_session: contextvars.ContextVar[Session] = contextvars.ContextVar("workerlib_session")
+
+
+def current_session() -> Session:
+    """The connection whose call is being served. Raises LookupError outside of calls."""
+    return _session.get()
+
+
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """One function of one served object, ready to be called."""
+
+    function: Function[..., Any]
+    signature: Signature
+    method: Callable[..., Any]
+    runs_on_loop: bool
+
+
+class Servant:
+    """One object and the functions that it offers. Raises UsageError when a function's types cannot travel."""
+
+    def __init__(self, worker: object) -> None:
+        self.worker = worker
+        self.callees: dict[str, Callee] = {}
+        for name, function in functions_of(type(worker)).items():
+            signature = Signature(function.qualified_name, function.types.parameters)
+            code_flags = function.call.__code__.co_flags if hasattr(function.call, "__code__") else 0
+            on_loop = bool(code_flags & (_CO_COROUTINE | _CO_ASYNC_GENERATOR))
+            self.callees[name] = Callee(function, signature, function.call.__get__(worker, type(worker)), on_loop)
+        self.on_connect = getattr(worker, "connected", None)
+        self.connect_signature: Signature | None = None
+        if self.on_connect is not None:
+            parameters, _ = read_parameters(self.on_connect, skip=1)
+            self.connect_signature = Signature(f"{type(worker).__qualname__}.connected", parameters)
+
+    def metadata(self) -> dict[str, list[str]]:
+        """What Pyro5's clients want to know of an object."""
+        one_way = [name for name, callee in self.callees.items() if callee.function.kind is Kind.ONE_WAY]
+        return {"methods": list(self.callees), "oneway": one_way, "attrs": []}
+
+    def kinds(self) -> dict[str, str]:
+        return {name: callee.function.kind.value for name, callee in self.callees.items()}
+
+    def find(self, name: str) -> Callee:
+        """Raises UnknownFunction with the nearest name."""
+        try:
+            return self.callees[name]
+        except KeyError:
+            what = type(self.worker).__qualname__
+            raise UnknownFunction(f"{what} has no function {name!r}{nearest(name, list(self.callees))}") from None
+
+
+_CO_COROUTINE, _CO_ASYNC_GENERATOR = 0x80, 0x200
+
+ANY_VALUE = Signature("handshake", Parameters(("value",), (Any,), 0, frozenset()))
+
+
+def same_user(peer: Peer) -> str | None:
+    """Why a peer may not connect, or None: on a Unix socket only the user that this process runs as, and root, may."""
+    if peer.uid is None or peer.uid in {os.geteuid(), 0}:
+        return None
+    return f"user {peer.uid} may not connect to a worker of user {os.geteuid()}"
+
+
+class Server:
+    """Serves any number of objects on any number of sockets, in the running event loop."""
+
+    def __init__(self, settings: RpcSettings, *, authorize: Callable[[Peer], str | None] = same_user) -> None:
+        self.settings = settings
+        self.authorize = authorize
+        self.servants: dict[str, Servant] = {}
+        self.connections: set[ServerConnection] = set()
+        self.stock_streams = StockStreams()
+        self.base_context = contextvars.copy_context()
+        self._listeners: list[Listener] = []
+        self._threads: ThreadPoolExecutor | None = None
+
+    def add(self, target: str, worker: object) -> Servant:
+        """Offers an object under an id."""
+        servant = self.servants[target] = Servant(worker)
+        return servant
+
+    async def listen(self, location: Location, *, tls: ssl.SSLContext | None = None) -> Location:
+        """Accepts connections at `location`; returns where it really is (the port that the system chose)."""
+        listener = await listen(location, lambda: ServerConnection(self).wire, tls=tls)
+        self._listeners.append(listener)
+        return listener.location
+
+    @property
+    def threads(self) -> ThreadPoolExecutor:
+        """The pool for `def` functions, made when the first one is called."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="workerlib-call")
+        return self._threads
+
+    def stop_listening(self) -> None:
+        """No new connections; those that exist stay. Idempotent."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    async def close(self) -> None:
+        """Stops listening, sends what is written, ends all connections and their calls. Idempotent."""
+        self.stop_listening()
+        tasks = [task for connection in list(self.connections) for task in connection.close(CloseKind.LOCAL)]
+        self.stock_streams.close()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class _Call:
+    """One call under way: it takes the outcome of the function and answers."""
+
+    __slots__ = ("callee", "connection", "frame", "task")
+
+    def __init__(self, connection: "ServerConnection", frame: Frame, callee: Callee) -> None:
+        self.connection = connection
+        self.frame = frame
+        self.callee = callee
+        self.task: EagerTask | None = None
+
+    def done(self, value: Any, error: BaseException | None) -> None:
+        connection, frame = self.connection, self.frame
+        if self.task is not None:
+            connection.calls.pop(frame.seq, None)
+        if frame.flags & frames.ONE_WAY:
+            if error is not None:
+                journal.fail("one_way_failed", error, function=self.callee.function.qualified_name)
+        elif error is not None:
+            connection.answer_error(frame, error)
+        elif frame.serializer == MSGPACK:
+            try:
+                payload = encode_result(self.callee.function.qualified_name, value)
+            except ResultError as refused:
+                connection.answer_error(frame, refused)
+            else:
+                connection.wire.write(ServerSession.result(frame.seq, payload))
+        else:
+            connection.answer_value(frame, value, self.callee.function.qualified_name)
+
+
+class ServerConnection:
+    """One accepted connection: reads calls, runs them, answers."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.loop = asyncio.get_running_loop()
+        self.session = ServerSession(server.settings, inflate, self.loop.time())
+        self.wire = Wire(self.session, self._on_event, hold_reading=True)
+        self.calls: dict[int, EagerTask] = {}
+        self.pumps: dict[int, Pump] = {}
+        self.user_session: Session | None = None
+        self._context = server.base_context
+        self._hot_prefix = b"\xc1"  # a byte that MessagePack never uses: nothing is hot yet
+        self._hot_callee: Callee | None = None
+        server.connections.add(self)
+
+    # Events
+
+    def _on_event(self, event: Event) -> None:
+        if type(event) is not Frame:
+            self._on_closed(str(event))
+        elif event.type == frames.INVOKE:
+            self._invoke(event)
+        elif event.type == frames.CREDIT:
+            if pump := self.pumps.get(event.seq):
+                pump.wake()
+        elif event.type == frames.ABORT:
+            if (task := self.calls.get(event.seq)) is not None:
+                task.cancel()
+        elif event.type == frames.CONNECT:
+            self._start(self._connect(event), event)
+
+    def _on_closed(self, reason: str) -> None:
+        self.server.connections.discard(self)
+        for task in list(self.calls.values()):
+            task.cancel()
+        self.server.stock_streams.close_owned_by(self)
+        if self.user_session is not None and not self.user_session.closed.done():
+            self.user_session.closed.set_result(reason)
+
+    def close(self, kind: CloseKind) -> list["asyncio.Future[None]"]:
+        """Ends the connection; returns the tasks of its calls, which have been cancelled."""
+        tasks: list[asyncio.Future[None]] = list(self.calls.values())
+        self.wire.close(kind)
+        return tasks
+
+    # Handshake
+
+    async def _connect(self, frame: Frame) -> None:
+        try:
+            target, value = self._read_connect(frame)
+            dialect = parse_dialect(value)
+            servant, session = await self._welcome(target, value, dialect, frame)
+        except Exception as error:  # noqa: BLE001 - `connected` is user code: whatever it raises refuses the client
+            reason = str(error) if isinstance(error, WorkerlibError) else f"{type(error).__name__}: {error}"
+            if self.session.closed is None:
+                self.wire.write(self.session.reject(frame, self._dump(frame.serializer, reason), reason))
+                self.wire.close()
+            self._on_closed(reason)
+            return
+        if self.session.closed is not None:
+            return
+        session.stock = dialect is None
+        self.user_session = session
+        greeting: Any = DEFAULT_HANDSHAKE
+        if dialect is not None:
+            window = self.server.settings.stream_window
+            greeting = {"workerlib": DIALECT, "window": window, "functions": servant.kinds()}
+        payload = self._dump(frame.serializer, {"handshake": greeting, "meta": servant.metadata()})
+        self.wire.write(self.session.accept(frame, payload, dialect, self.loop.time()))
+        self.wire.refresh_deadline()
+
+    def _read_connect(self, frame: Frame) -> tuple[str, Any]:
+        data = decode(frame.payload) if frame.serializer == MSGPACK else self._stock(frame.serializer).loads(frame.payload)
+        if not isinstance(data, dict) or not isinstance(data.get("object"), str):
+            raise ProtocolError("a handshake that names no object")
+        return data["object"], data.get("handshake")
+
+    async def _welcome(self, target: str, value: Any, dialect: Mapping[str, Any] | None, frame: Frame) -> tuple[Servant, Session]:
+        if (why := self.server.authorize(self.wire.peer)) is not None:
+            journal.warn("connection_refused", peer=self.wire.peer.address, reason=why)
+            raise ProtocolError(why)
+        servant = self.server.servants.get(target)
+        if servant is None:
+            raise ProtocolError(f"no object {target!r} is served here: the worker that had this address has gone")
+        session = Session(self.wire.peer)
+        self._context = self.server.base_context.copy()
+        self._context.run(_session.set, session)
+        if servant.on_connect is not None and servant.connect_signature is not None:
+            given = dialect.get("value") if dialect is not None else None if value == DEFAULT_HANDSHAKE else value
+            args = [] if given is None else [given]
+            positional, _ = servant.connect_signature.bind_plain([session, *args][1:], {})
+            session.state = await servant.on_connect(session, *positional)
+        return servant, session
+
+    # Calls
+
+    def _start(self, coroutine: Any, frame: Frame) -> None:
+        """Runs a coroutine of ours that answers by itself."""
+
+        def done(_value: Any, error: BaseException | None) -> None:
+            self.calls.pop(frame.seq, None)
+            if error is not None and not isinstance(error, asyncio.CancelledError):
+                journal.fail("call_failed", error)
+
+        task = EagerTask(coroutine, self.loop, self._context.copy(), done)
+        task.start()
+        if not task.done():
+            self.calls[frame.seq] = task
+
+    def _invoke(self, frame: Frame) -> None:
+        if frame.serializer != MSGPACK or frame.flags & ~frames.ONE_WAY:
+            self._start(self._invoke_other(frame), frame)
+            return
+        payload, prefix = frame.payload, self._hot_prefix
+        try:
+            # The same function as last time, by the bytes that name it, and no keyword arguments: one decode less.
+            # Sound: the arguments must use up exactly what lies between the name and the last byte.
+            callee = self._hot_callee
+            if callee is not None and payload.startswith(prefix) and payload[-1] == 0x80:
+                try:
+                    args = callee.signature.bind_exact(payload[len(prefix) : -1])
+                    kwargs: dict[str, Any] = {}
+                except msgspec.MsgspecError:
+                    callee, args, kwargs = self._read_call(payload)
+            else:
+                callee, args, kwargs = self._read_call(payload)
+        except (WorkerlibError, msgspec.MsgspecError) as error:
+            self._refuse(frame, error)
+            return
+        self._run(frame, callee, args, kwargs)
+
+    def _refuse(self, frame: Frame, error: Exception) -> None:
+        if isinstance(error, msgspec.MsgspecError):
+            error = ArgumentError(f"the call cannot be read: {error}")
+        if frame.flags & frames.ONE_WAY:
+            journal.warn("one_way_refused", reason=str(error), peer=self.wire.peer.address)
+        else:
+            self.answer_error(frame, error, with_traceback=False)
+
+    def _read_call(self, payload: bytes) -> tuple[Callee, tuple[Any, ...], dict[str, Any]]:
+        head: CallHead = decode_call_head(payload)
+        callee = self._servant(head.object).find(head.method)
+        args, kwargs = callee.signature.bind(head.args, head.kwargs)
+        if callee.signature.exact:
+            self._hot_prefix, self._hot_callee = call_prefix(head.object, head.method), callee
+        return callee, args, kwargs
+
+    def _servant(self, target: str) -> Servant:
+        try:
+            return self.server.servants[target]
+        except KeyError:
+            raise UnknownFunction(f"no object {target!r} is served here") from None
+
+    def _run(self, frame: Frame, callee: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        call = _Call(self, frame, callee)
+        if callee.function.kind is Kind.PIPE:
+            self._start(self._run_pipe(frame, callee, args, kwargs), frame)
+            return
+        task = EagerTask(self._call(callee, args, kwargs), self.loop, self._context.copy(), call.done)
+        task.start()
+        if not task.done():
+            if frame.seq in self.calls:
+                task.cancel()
+                self.close(CloseKind.PROTOCOL)
+                return
+            call.task = self.calls[frame.seq] = task
+
+    def _call(self, callee: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
+        """The coroutine of one call: the function's own, or one that waits for a thread."""
+        if callee.runs_on_loop:
+            return cast("Coroutine[Any, Any, Any]", callee.method(*args, **kwargs))
+        return self._in_thread(callee, args, kwargs)
+
+    async def _in_thread(self, callee: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        context = contextvars.copy_context()
+        return await self.loop.run_in_executor(
+            self.server.threads, lambda: context.run(callee.method, *args, **kwargs)
+        )
+
+    async def _run_pipe(self, frame: Frame, callee: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        threads = None if callee.runs_on_loop else self.server.threads
+        if not self.session.dialect:
+            try:
+                stream_id = self.server.stock_streams.open(self, as_async(callee.method(*args, **kwargs), threads))
+            except Exception as error:  # noqa: BLE001 - user code
+                self.answer_error(frame, error)
+            else:
+                self._answer_stock_stream(frame, stream_id)
+            return
+        try:
+            self.wire.write(self.session.open_stream(frame.seq))
+        except ProtocolError as error:
+            self.wire.close(CloseKind.PROTOCOL, str(error))
+            return
+        pump = self.pumps[frame.seq] = Pump(self.wire, self.session, frame.seq, callee.function.qualified_name)
+        try:
+            await pump.run(as_async(callee.method(*args, **kwargs), threads))
+        except asyncio.CancelledError:
+            if self.session.closed is None:
+                self.wire.write(self.session.abort(frame.seq, "aborted by the caller"))
+            raise
+        except Exception as error:  # noqa: BLE001 - user code
+            payload = encode(error_to_wire(error, _format(error), stock=False))
+            self.wire.write(self.session.end(frame.seq, payload, failed=True))
+        finally:
+            del self.pumps[frame.seq]
+
+    # Stock clients: other serializers, batches, and the Pyro.Daemon object
+
+    async def _invoke_other(self, frame: Frame) -> None:
+        try:
+            target, method, args, kwargs = self._loads_call(frame)
+            if frame.flags & frames.KEEP_SERIALIZED:
+                raise ProtocolError("SerializedBlob is not supported: the worker checks every argument")
+            if frame.flags & frames.BATCH:
+                result: Any = await self._batch(target, args, one_way=bool(frame.flags & frames.ONE_WAY))
+            elif target == DAEMON:
+                result = await self._daemon(method, args)
+            else:
+                callee = self._servant(target).find(method)
+                positional, named = callee.signature.bind_plain(args, kwargs)
+                if callee.function.kind is Kind.PIPE:
+                    await self._run_pipe(frame, callee, positional, named)
+                    return
+                result = await self._call(callee, positional, named)
+        except StreamEnd:
+            self.answer_error(frame, StopIteration(), with_traceback=False)
+            return
+        except Exception as error:  # noqa: BLE001 - user code
+            if frame.flags & frames.ONE_WAY:
+                journal.fail("one_way_failed", error, peer=self.wire.peer.address)
+            else:
+                self.answer_error(frame, error)
+            return
+        if not frame.flags & frames.ONE_WAY:
+            self.answer_value(frame, result, method, flags=frame.flags & frames.BATCH)
+
+    def _loads_call(self, frame: Frame) -> tuple[str, str, Any, Any]:
+        if frame.serializer != MSGPACK:
+            return self._stock(frame.serializer).loads_call(frame.payload)
+        data = decode(frame.payload)
+        if not isinstance(data, list) or len(data) != 4:
+            raise ProtocolError("a call that is not (object, method, arguments, keyword arguments)")
+        return data[0], data[1], data[2], data[3] or {}
+
+    async def _batch(self, target: str, calls: Iterable[Any], *, one_way: bool) -> list[Any]:
+        """Pyro5's batch: the calls in order, up to the first that fails; its error is the last result."""
+        results: list[Any] = []
+        servant = self._servant(target)
+        for method, args, kwargs in calls:
+            try:
+                callee = servant.find(method)
+                positional, named = callee.signature.bind_plain(args, kwargs or {})
+                results.append(await self._call(callee, positional, named))
+            except Exception as error:  # noqa: BLE001 - user code
+                if one_way:
+                    journal.fail("one_way_failed", error, function=method)
+                wire = error_to_wire(error, _format(error), stock=True)
+                results.append({"__class__": "Pyro5.core._ExceptionWrapper", "exception": wire})
+                break
+        return results
+
+    async def _daemon(self, method: str, args: Any) -> Any:
+        """What stock clients ask of the daemon itself."""
+        if method == "get_next_stream_item":
+            return await self.server.stock_streams.next(str(args[0]), self)
+        if method == "close_stream":
+            return self.server.stock_streams.drop(str(args[0]))
+        if method == "get_metadata":
+            return self._servant(args[0]).metadata()
+        if method == "ping":
+            return None
+        if method == "registered":
+            return list(self.server.servants)
+        raise UnknownFunction(f"{DAEMON} has no function {method!r} here")
+
+    def _answer_stock_stream(self, frame: Frame, stream_id: str) -> None:
+        # Pyro5 puts an error beside the stream's id, for clients from before it had streams.
+        error = {"__class__": "Pyro5.errors.ProtocolError", "args": ["result of call is an iterator"], "__exception__": True}
+        payload = self._dump(frame.serializer, error)
+        flags = frames.EXCEPTION | frames.ITEM_STREAM
+        self.wire.write(self.session.answer(frame, payload, flags, {"STRM": stream_id.encode()}))
+
+    # Answers
+
+    def answer_value(self, frame: Frame, value: Any, where: str, flags: int = 0) -> None:
+        """Answers in the serializer of the call."""
+        try:
+            payload = self._dump(frame.serializer, value)
+        except Exception as error:  # noqa: BLE001 - each serializer has errors of its own
+            self.answer_error(frame, ResultError(f"the result of {where} cannot be encoded: {error}"))
+        else:
+            self.wire.write(self.session.answer(frame, payload, flags))
+
+    def answer_error(self, frame: Frame, error: BaseException, *, with_traceback: bool = True) -> None:
+        text = _format(error) if with_traceback else f"{type(error).__name__}: {error}"
+        data = error_to_wire(error, text, stock=not self.session.dialect)
+        self.wire.write(self.session.answer(frame, self._dump(frame.serializer, data), frames.EXCEPTION))
+
+    def _dump(self, serializer: int, value: Any) -> bytes:
+        return encode(value) if serializer == MSGPACK else self._stock(serializer).dumps(value)
+
+    def _stock(self, number: int) -> Any:
+        # Loading Pyro5 takes 60 ms: only a worker that a stock client calls pays for it.
+        from workerlib.shell.naming import stock_serializer  # noqa: PLC0415
+
+        return stock_serializer(number, trusted=self.wire.peer.uid is not None)
+
+
+def _format(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+__all__ = ["Callee", "Closed", "Servant", "Server", "ServerConnection", "Session", "current_session", "same_user"]

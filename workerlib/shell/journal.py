@@ -1,0 +1,59 @@
+"""The door to structlog: where log records of workerlib and of worker processes go. Configured nowhere else.
+
+As a library in somebody's program, workerlib logs through the standard logger "workerlib", so the program decides. A
+worker process that runs under the generic entry writes JSON lines (or colours on a terminal) to its stderr.
+"""
+
+import functools
+import logging
+import sys
+from typing import Any
+
+
+@functools.cache
+def _logger() -> Any:
+    # structlog takes 60 ms to import: only a process that has something to log pays for it.
+    import structlog  # noqa: PLC0415
+
+    return structlog.wrap_logger(
+        logging.getLogger("workerlib"),
+        processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def warn(event: str, **fields: Any) -> None:
+    """Something that an operator should know; the process goes on."""
+    _logger().warning(event, **fields)
+
+
+def fail(event: str, error: BaseException | None = None, **fields: Any) -> None:
+    """Something went wrong; `error` is logged with its traceback."""
+    _logger().error(event, exc_info=error, **fields)
+
+
+def configure_worker(name: str) -> None:
+    """Sends the records of a worker process to its stderr, each with the worker's name. Called by the entry point."""
+    import structlog  # noqa: PLC0415
+
+    stamp: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso"),
+        lambda _logger, _method, record: {"worker": name, **record},
+    ]
+    last = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=stamp,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            last,
+        ],
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)

@@ -1,0 +1,294 @@
+"""Sockets: carries bytes between an asyncio transport and a connection's state machine. The only file that touches them.
+
+The machine decides; here its deadlines become timers, its output is written, and a peer that does not read is given a
+bounded time before it is cut off.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import ssl
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from workerlib.core.session import Closed, CloseKind, Event
+from workerlib.core.uri import Location, TcpLocation, UnixLocation, check_socket_path
+from workerlib.errors import UsageError
+from workerlib.spec import RpcSettings
+
+WRITE_HIGH_WATER = 1 << 20
+"""Bytes that may wait in a connection's write buffer before its producers are held up."""
+
+
+def inflate(data: bytes, most: int) -> bytes:
+    """Decompresses zlib data of at most `most` bytes; never makes more, whatever the input claims. Raises ValueError."""
+    stream = zlib.decompressobj()
+    try:
+        plain = stream.decompress(data, most)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if not stream.eof:
+        raise ValueError(f"it is cut off, or longer than {most} bytes")
+    return plain
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end: credentials for a Unix socket, the address for TCP."""
+
+    address: str
+    pid: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+
+
+class Machine(Protocol):
+    """What `Wire` needs of a session."""
+
+    settings: RpcSettings
+    deadline_at: float
+
+    @property
+    def closed(self) -> Closed | None: ...
+    def receive(self, data: bytes, now: float) -> Sequence[Event]: ...
+    def tick(self, now: float) -> Sequence[Event]: ...
+    def take_output(self) -> bytes: ...
+    def close(self, kind: CloseKind, detail: str = "") -> Closed: ...
+
+
+def _discard(_data: bytes) -> None:
+    """What is written to a connection that has ended goes nowhere; its user is told by the Closed event."""
+
+
+class Wire(asyncio.Protocol):
+    """One connected socket and its machine. `on_event` is called for each event; the last one is Closed.
+
+    `hold_reading`: while the peer does not take what it was sent, nothing more is read from it (a client that sends
+    pings and never reads would fill the memory otherwise). Only the serving end does this: if both did, two ends that
+    wait for each other to read would wait for ever.
+    """
+
+    def __init__(self, machine: Machine, on_event: Callable[[Event], None], *, hold_reading: bool) -> None:
+        self.machine = machine
+        self._on_event = on_event
+        self._hold_reading = hold_reading
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_at = float("inf")
+        self._age_timer: asyncio.TimerHandle | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self.peer = Peer("not connected")
+        self.write: Callable[[bytes], object] = _discard
+        """Writes without waiting; after the end of the connection it does nothing."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(WRITE_HIGH_WATER)
+        self.peer = identify_peer(self._transport)
+        self.write = self._transport.write  # the hot path: no method of ours in between
+        self._arm()
+
+    def data_received(self, data: bytes) -> None:
+        machine = self.machine
+        for event in machine.receive(data, self._loop.time()):
+            self._on_event(event)
+        self._after()
+
+    def _after(self) -> None:
+        machine = self.machine
+        output = machine.take_output()
+        if output:
+            self.write(output)
+        if machine.closed is not None:
+            self.abort()
+        elif machine.deadline_at != self._armed_at:
+            self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._armed_at = self.machine.deadline_at
+        if self._armed_at != float("inf"):
+            self._timer = self._loop.call_at(self._armed_at, self._tick)
+
+    def refresh_deadline(self) -> None:
+        """To be called after the machine was changed from outside."""
+        if self.machine.deadline_at != self._armed_at:
+            self._arm()
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._armed_at = float("inf")
+        for event in self.machine.tick(self._loop.time()):
+            self._on_event(event)
+        self._after()
+
+    # Back-pressure
+
+    def pause_writing(self) -> None:
+        self._writable = self._loop.create_future()
+        limit = self.machine.settings.buffer_age_limit_s
+        self._age_timer = self._loop.call_later(limit, self._not_reading, limit)
+        if self._hold_reading and self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._release_writers()
+        if self._hold_reading and self._transport is not None:
+            self._transport.resume_reading()
+
+    def _release_writers(self) -> None:
+        if self._age_timer is not None:
+            self._age_timer.cancel()
+            self._age_timer = None
+        if self._writable is not None:
+            if not self._writable.done():
+                self._writable.set_result(None)
+            self._writable = None
+
+    async def writable(self) -> None:
+        """Waits until the write buffer has room, or the connection has ended."""
+        if self._writable is not None:
+            await asyncio.shield(self._writable)
+
+    def _not_reading(self, limit: float) -> None:
+        self._on_event(self.machine.close(CloseKind.NOT_READING, f"for {limit:g} s"))
+        self.abort()
+
+    # The end
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.write = _discard
+        self._release_writers()
+        self._transport = None
+        if self.machine.closed is None:
+            kind = CloseKind.PEER if error is None or isinstance(error, ConnectionError) else CloseKind.TRANSPORT
+            self._on_event(self.machine.close(kind, "" if error is None else str(error)))
+
+    def close(self, kind: CloseKind = CloseKind.LOCAL, detail: str = "") -> None:
+        """Sends what is buffered, then ends the connection; a peer that does not read gets as long as it always has."""
+        if self.machine.closed is None:
+            self._on_event(self.machine.close(kind, detail))
+        if self._transport is not None:
+            self._transport.close()
+            if self._age_timer is None and self._transport.get_write_buffer_size():
+                self._age_timer = self._loop.call_later(self.machine.settings.buffer_age_limit_s, self.abort)
+
+    def abort(self) -> None:
+        """Ends the connection at once; what is buffered is lost."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def identify_peer(transport: asyncio.Transport) -> Peer:
+    sock = transport.get_extra_info("socket")
+    if sock.family == socket.AF_UNIX:
+        size = struct.calcsize("3i")
+        pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+        return Peer(f"pid {pid}", pid, uid, gid)
+    name = transport.get_extra_info("peername")
+    return Peer(f"{name[0]}:{name[1]}" if name else "unknown")
+
+
+Factory = Callable[[], Wire]
+
+
+class Listener:
+    """A listening socket. `location` is where clients reach it; `close` stops accepting and removes the socket file."""
+
+    def __init__(self, server: asyncio.Server, location: Location, inode: int | None) -> None:
+        self._server = server
+        self.location = location
+        self._inode = inode
+
+    def close(self) -> None:
+        """Idempotent. Connections that were accepted stay."""
+        self._server.close()
+        if isinstance(self.location, UnixLocation) and self._inode is not None:
+            # Only our own file: another server may have bound the name after ours was removed.
+            with contextlib.suppress(FileNotFoundError):
+                path = Path(self.location.path)
+                if path.stat().st_ino == self._inode:
+                    path.unlink()
+            self._inode = None
+
+
+async def listen(location: Location, factory: Factory, *, tls: ssl.SSLContext | None = None) -> Listener:
+    """Binds and accepts. A Unix socket gets mode 0600, and a stale file of that name is replaced.
+
+    Raises UsageError for a path that is too long, OSError (EADDRINUSE) when another server lives there.
+    """
+    loop = asyncio.get_running_loop()
+    if isinstance(location, TcpLocation):
+        server = await loop.create_server(factory, location.host, location.port, ssl=tls)
+        host, port = server.sockets[0].getsockname()[:2]
+        return Listener(server, TcpLocation(host, port), None)
+    check_socket_path(location.path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _bind(sock, location.path)
+        Path(location.path).chmod(0o600)
+        inode = Path(location.path).stat().st_ino
+        server = await loop.create_unix_server(factory, sock=sock, backlog=512)
+    except BaseException:
+        sock.close()
+        raise
+    return Listener(server, location, inode)
+
+
+def _bind(sock: socket.socket, path: str) -> None:
+    try:
+        sock.bind(path)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise OSError(error.errno, error.strerror, path) from None
+        if not remove_stale_socket(path):
+            raise OSError(errno.EADDRINUSE, "another server listens on this socket", path) from None
+        sock.bind(path)
+
+
+def remove_stale_socket(path: str) -> bool:
+    """Removes a socket file that nobody listens on; whether it is gone."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+    except FileNotFoundError:
+        return True
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink(missing_ok=True)
+            return True
+        except OSError:
+            return False
+    return False
+
+
+async def open_connection(location: Location, factory: Factory, *, tls: ssl.SSLContext | None = None) -> Wire:
+    """Connects. Raises OSError with the location in it."""
+    loop = asyncio.get_running_loop()
+    try:
+        if isinstance(location, UnixLocation):
+            check_socket_path(location.path)
+            _, protocol = await loop.create_unix_connection(factory, location.path)
+        else:
+            _, protocol = await loop.create_connection(factory, location.host, location.port, ssl=tls)
+    except UsageError:
+        raise
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror or str(error), str(location)) from None
+    return cast("Wire", cast("Any", protocol))

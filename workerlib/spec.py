@@ -1,0 +1,261 @@
+"""What a worker is, as values: its functions with their kinds and types, and the settings of its connections.
+
+Nothing here does anything: the decorators describe, `workerlib.server` serves, `workerlib.connection` calls.
+"""
+
+import difflib
+import enum
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, get_args, get_type_hints, overload
+
+from workerlib.errors import UsageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Kind(enum.Enum):
+    """The kinds of function that a worker can offer."""
+
+    RPC = "rpc"
+    ONE_WAY = "one_way"
+    PIPE = "pipe"
+
+
+class ShutdownOn(enum.Enum):
+    """What ends a spawned worker's life. Chosen at spawn, safest first; it also decides what `spawn` returns.
+
+    * CONNECTION_CLOSED: `spawn` returns a Connection; when it closes, for whatever reason, the worker shuts down.
+    * HEARTBEATER_CONNECTION_TIMEOUT: `spawn` returns a Handle; the worker keeps a connection with heartbeats to its
+      master and shuts down with exit status 254 when that is lost.
+    * CALLED_SHUTDOWN_FUNCTION: `spawn` returns a Handle; only `handle.shutdown()` or a signal ends the worker. It
+      outlives its master: prefer one of the others.
+    """
+
+    CONNECTION_CLOSED = "connection_closed"
+    HEARTBEATER_CONNECTION_TIMEOUT = "heartbeater_connection_timeout"
+    CALLED_SHUTDOWN_FUNCTION = "called_shutdown_function"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The parameters of a function after `self`, and the defaults of the last ones."""
+
+    names: tuple[str, ...]
+    types: tuple[Any, ...]
+    required: int
+    """How many of the first parameters have no default."""
+    keyword_only: frozenset[str]
+    """Names that only `name=value` can give."""
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionTypes:
+    """The types of one function, read once from its annotations; an unannotated place is `Any`."""
+
+    parameters: Parameters
+    result: Any
+    """What it returns, or what a pipe yields."""
+
+
+def read_parameters(call: Callable[..., Any], skip: int) -> tuple[Parameters, Any]:
+    """Parameters of `call` after the first `skip` ones, and its return annotation.
+
+    Raises UsageError for `*args` and `**kwargs`: a typed call needs to know each parameter by name.
+    """
+    hints = get_type_hints(call, include_extras=True)
+    names: list[str] = []
+    keyword_only: set[str] = set()
+    required = 0
+    for parameter in list(inspect.signature(call).parameters.values())[skip:]:
+        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+            raise UsageError(f"{call.__qualname__}: a worker function cannot take *{parameter.name}; name each parameter")
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            keyword_only.add(parameter.name)
+        if parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY:
+            required += 1
+        names.append(parameter.name)
+    types = tuple(hints.get(name, Any) for name in names)
+    return Parameters(tuple(names), types, required, frozenset(keyword_only)), hints.get("return", Any)
+
+
+class Function(Generic[P, R]):
+    """One function of a worker class: a name, a kind, and types. Made by the decorators below.
+
+    Taken from the class (`Sum.add`) it is the Function, to be given to `Connection.run`; taken from an instance it is
+    the plain method, so that a worker can call its own functions.
+    """
+
+    kind: Kind
+
+    def __init__(
+        self, call: Callable[..., Any], *, name: str | None = None, errors: tuple[type[Exception], ...] = ()
+    ) -> None:
+        self.call = call
+        self.name = name or call.__name__
+        self.errors = errors
+        self.__doc__ = call.__doc__
+        if self.name.startswith("_"):
+            raise UsageError(f"{call.__qualname__}: the name of a worker function cannot start with an underscore")
+
+    @property
+    def qualified_name(self) -> str:
+        return self.call.__qualname__
+
+    @property
+    def types(self) -> FunctionTypes:
+        """The types, read from the annotations when first asked for, so that forward references work."""
+        found = cast("FunctionTypes | None", self.__dict__.get("_types"))
+        if found is None:
+            parameters, result = read_parameters(self.call, skip=1)
+            found = FunctionTypes(parameters, self._result_type(result))
+            self.__dict__["_types"] = found
+        return found
+
+    def _result_type(self, annotation: Any) -> Any:
+        return annotation
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Callable[P, Any]: ...
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        return self if instance is None else self.call.__get__(instance, owner)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind.value} {self.qualified_name}>"
+
+
+class Rpc(Function[P, R]):
+    """One call, one result. Dispatch with `await connection.run(Sum.add, 5)`."""
+
+    kind = Kind.RPC
+
+
+class OneWay(Function[P, None]):
+    """A call without an answer: nothing is sent back, an error in it is logged by the worker."""
+
+    kind = Kind.ONE_WAY
+
+
+class Pipe(Function[P, R]):
+    """One call, a stream of results. Dispatch with `async for item in connection.run(Sum.squares, 4)`.
+
+    The caller's pace reaches the generator: it is not resumed while the caller has not granted room for more items.
+    """
+
+    kind = Kind.PIPE
+
+    def _result_type(self, annotation: Any) -> Any:
+        arguments = get_args(annotation)
+        return arguments[0] if arguments else Any
+
+
+@overload
+def rpc(call: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> Rpc[P, R]: ...
+@overload
+def rpc(call: Callable[Concatenate[Any, P], R], /) -> Rpc[P, R]: ...
+@overload
+def rpc(
+    *, name: str | None = None, errors: tuple[type[Exception], ...] = ()
+) -> Callable[[Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]], Rpc[P, R]]: ...
+def rpc(call: Any = None, /, *, name: str | None = None, errors: tuple[type[Exception], ...] = ()) -> Any:
+    """Makes a method callable by clients: one call, one result.
+
+    `async def` runs on the worker's event loop, `def` in a bounded pool of threads. `errors` lists exception classes of
+    your own that shall arrive at the caller as themselves; builtin ones always do.
+    """
+    if call is None:
+        return lambda method: Rpc(method, name=name, errors=errors)
+    return Rpc(call)
+
+
+@overload
+def one_way(call: Callable[Concatenate[Any, P], Any], /) -> OneWay[P]: ...
+@overload
+def one_way(*, name: str | None = None) -> Callable[[Callable[Concatenate[Any, P], Any]], OneWay[P]]: ...
+def one_way(call: Any = None, /, *, name: str | None = None) -> Any:
+    """Makes a method callable without an answer. `connection.run` returns as soon as the call is written."""
+    if call is None:
+        return lambda method: OneWay(method, name=name)
+    return OneWay(call)
+
+
+@overload
+def pipe(call: Callable[Concatenate[Any, P], AsyncIterator[T]], /) -> Pipe[P, T]: ...
+@overload
+def pipe(call: Callable[Concatenate[Any, P], Iterator[T]], /) -> Pipe[P, T]: ...
+@overload
+def pipe(
+    *, name: str | None = None, errors: tuple[type[Exception], ...] = ()
+) -> Callable[[Callable[Concatenate[Any, P], AsyncIterator[T]]], Pipe[P, T]]: ...
+def pipe(call: Any = None, /, *, name: str | None = None, errors: tuple[type[Exception], ...] = ()) -> Any:
+    """Makes a generator method a stream of items to the caller. A `def` generator is run in the pool of threads."""
+    if call is None:
+        return lambda method: Pipe(method, name=name, errors=errors)
+    return Pipe(call)
+
+
+def functions_of(worker: type) -> dict[str, Function[..., Any]]:
+    """The functions that a worker class offers, inherited ones included, by the names that clients use.
+
+    Raises UsageError when two of them claim one name.
+    """
+    found: dict[str, Function[..., Any]] = {}
+    for attribute in dir(worker):
+        value = inspect.getattr_static(worker, attribute)
+        if isinstance(value, Function):
+            if value.name in found:
+                raise UsageError(f"{worker.__qualname__}: two functions are named {value.name!r}")
+            found[value.name] = value
+    return found
+
+
+def nearest(name: str, names: object) -> str:
+    """`; did you mean 'x'?` for the likeliest name meant, or nothing when none is near."""
+    close = difflib.get_close_matches(name, [str(n) for n in cast("list[str]", names)], n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+@dataclass(frozen=True, slots=True)
+class RpcSettings:
+    """Bounds and deadlines of a connection. Each side uses its own."""
+
+    max_message_size: int = 64 << 20
+    """Bytes of one message, annotations included; a longer one ends the connection before it is read."""
+    handshake_timeout_s: float = 30.0
+    """From accepting a connection to the end of its handshake."""
+    frame_timeout_s: float = 30.0
+    """From the first byte of a message to its last, plus a second for each announced MiB."""
+    heartbeat_interval_s: float = 10.0
+    """How often a sign of life is asked for."""
+    heartbeat_timeout_s: float = 30.0
+    """A peer that was silent for so long is lost. Only peers that speak workerlib's dialect are asked."""
+    buffer_age_limit_s: float = 60.0
+    """A peer that does not read what was sent to it for so long is cut off."""
+    stream_window: int = 4096
+    """Items of one stream that may be under way before the reader must have taken some."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
+                raise UsageError(f"RpcSettings.{field.name} must be a positive number, not {value!r}")
+
+
+def parse_settings(text: str, base: RpcSettings, origin: str) -> RpcSettings:
+    """Settings from `name=value,name=value` over `base`; `origin` is named in errors. Raises UsageError."""
+    known = {field.name: type(getattr(base, field.name)) for field in fields(base)}
+    changes: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name not in known:
+            raise UsageError(f"{origin}: unknown setting {name!r}{nearest(name, list(known))}")
+        try:
+            changes[name] = known[name](value)
+        except ValueError:
+            raise UsageError(f"{origin}: {name} must be a number, not {value!r}") from None
+    return replace(base, **cast("dict[str, Any]", changes))
