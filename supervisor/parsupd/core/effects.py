@@ -1,0 +1,98 @@
+"""What the cores want done. Layer 0: values only. The executor carries them out in the order given."""
+
+from dataclasses import dataclass
+
+from parsupd.core.units import Incarnation, InstanceName, SubState
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start generation `generation` of the instance; answered by the reports that `events` describes."""
+
+    instance: InstanceName
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelSpawn:
+    """Give up the spawn of this generation; nothing to do when it has ended.
+
+    Answered by SpawnFailed, or by Spawned when a process came to be before the cancel.
+    """
+
+    instance: InstanceName
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignalGroup:
+    """Send `signal` to the process group of this generation; nothing to do when GroupEmpty was reported."""
+
+    instance: InstanceName
+    generation: int
+    signal: int
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Enter the instance into the name server."""
+
+    instance: InstanceName
+    generation: int
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Take the instance out of the name server."""
+
+    instance: InstanceName
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The instance went from one state to another: for the log, the status and those who wait."""
+
+    instance: InstanceName
+    generation: int
+    old: SubState
+    new: SubState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An incarnation has ended, or more became known of the last one (same generation): for the log and `why`."""
+
+    instance: InstanceName
+    incarnation: Incarnation
+
+
+@dataclass(frozen=True, slots=True)
+class Unkillable:
+    """SIGKILL was sent long ago and the process group is not empty: say it loudly. No second copy is started."""
+
+    instance: InstanceName
+    generation: int
+    pid: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """Everything is being stopped; parsupd will exit with `exit_code`."""
+
+    exit_code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllDown:
+    """After Shutdown: nothing runs any more. Given once."""
+
+    exit_code: int
+
+
+UnitEffect = Spawn | CancelSpawn | SignalGroup | Publish | Withdraw | Changed | Note | Unkillable
+Effect = UnitEffect | Shutdown | AllDown

@@ -1,0 +1,156 @@
+"""Facts and orders that are given to the cores. Layer 0: values only.
+
+What the executor reports about one generation of an instance comes from two sources:
+
+* the spawn and the worker's connection: `Spawned`, then for a worker `Ready` and perhaps `ReadinessLost`, or instead of
+  `Ready` one `SpawnFailed`. Without `Spawned` (no process came to be), `SpawnFailed` is the last word.
+* the process, after `Spawned`: exactly one `Exited`, then exactly one `GroupEmpty`.
+
+Inside a source the order is fixed; between the sources it is free (a killed worker may lose its connection before or
+after its exit is seen), except that `Spawned` comes first. Each report is given once.
+"""
+
+from dataclasses import dataclass
+
+from parsupd.core.units import ExitCause, InstanceName
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Something that happened to one generation of an instance; ignored when the generation is not the current one."""
+
+    instance: InstanceName
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned(Report):
+    """A process exists (for the types simple and oneshot: exec succeeded)."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Report):
+    """The worker is initialised and serves at `uri`."""
+
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed(Report):
+    """The spawn did not lead to a running unit, or was cancelled; `lines` are the last lines of its stderr."""
+
+    cause: ExitCause
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadinessLost(Report):
+    """A worker that was ready has lost its registration, e.g. its connection; its process may still live."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exited(Report):
+    """The main process has ended and was reaped."""
+
+    cause: ExitCause
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEmpty(Report):
+    """The main process was reaped and nobody is left in its process group."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineReached:
+    """The instant that `next_deadline` named has come; give it after all reports that are at hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the fleet tells one unit machine; `reason` is kept and shown."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartOrder(Order):
+    """Be up; forgets backoff and start limit, as `systemctl reset-failed` and `start` do."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopOrder(Order):
+    """Be down."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestartOrder(Order):
+    """Be down, then up; forgets backoff and start limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyFailed(Order):
+    """A required unit cannot become ready: stop, and be failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DependenciesReady(Order):
+    """All that it waits for is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Command: start a unit (or one instance, `unit@N`) and what it requires and wants."""
+
+    name: str
+    reason: str = "start requested"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Command: stop a unit and the units that require it, those first; or one instance alone."""
+
+    name: str
+    reason: str = "stop requested"
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Command: restart a unit and the running units that require it; or one instance alone."""
+
+    name: str
+    reason: str = "restart requested"
+
+
+@dataclass(frozen=True, slots=True)
+class StartDefault:
+    """Command: start all units that are enabled."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownRequested:
+    """Command: stop everything in reverse order; `AllDown` follows when nothing is left."""
+
+    reason: str
+    exit_code: int = 0
+
+
+UnitEvent = (
+    Spawned
+    | Ready
+    | SpawnFailed
+    | ReadinessLost
+    | Exited
+    | GroupEmpty
+    | DeadlineReached
+    | StartOrder
+    | StopOrder
+    | RestartOrder
+    | DependencyFailed
+    | DependenciesReady
+)
+Command = Start | Stop | Restart | StartDefault | ShutdownRequested
+FleetEvent = Spawned | Ready | SpawnFailed | ReadinessLost | Exited | GroupEmpty | DeadlineReached | Command

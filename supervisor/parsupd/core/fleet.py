@@ -1,0 +1,488 @@
+"""All instances of all units: order, dependencies, shutdown. Layer 3.
+
+Deterministic: the same calls with the same instants give the same effects. Work for one event is bounded by the number
+of units that depend on the one concerned, not by the number of instances: each unit keeps a tally of its instances, and
+only a change of what the tally means (ready, settled, leaving) reaches other units.
+
+What the dependencies mean, U being the unit that names V:
+
+* `requires`: starting U starts V. U waits until V is ready: every wanted instance of V runs (a oneshot: exited with 0).
+  When an instance of V fails, U fails; when V is stopped, U is stopped first. A crash of V that its policy answers with
+  a restart does not touch a running U.
+* `wants`: starting U starts V. U waits until V is settled: ready, failed or ended. V's end does not touch U.
+* `after`: as wants, but starts nothing.
+* Stop goes the other way: V gets its stop only when every U that is also being stopped is down.
+* Restart of V restarts, in the same order, the units that require it and run; they wait for V as at a start.
+* Stop or restart of one instance (`V@2`) concerns that instance alone; while it is down by request it is not wanted.
+"""
+
+import difflib
+import heapq
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+from parsupd.core import graph, unit_machine
+from parsupd.core.effects import AllDown, Effect, Shutdown
+from parsupd.core.events import (
+    DeadlineReached,
+    DependenciesReady,
+    DependencyFailed,
+    FleetEvent,
+    Report,
+    Restart,
+    RestartOrder,
+    ShutdownRequested,
+    Start,
+    StartDefault,
+    StartOrder,
+    Stop,
+    StopOrder,
+    UnitEvent,
+)
+from parsupd.core.unit_machine import Ending, StoryEntry, UnitState
+from parsupd.core.units import (
+    ACTIVE_STATE,
+    ActiveState,
+    Configuration,
+    Incarnation,
+    InstanceName,
+    SubState,
+    Target,
+    UnitSpec,
+    UnitType,
+)
+
+ALIVE = frozenset(SubState) - {SubState.DEAD, SubState.EXITED, SubState.FAILED}
+AT_REST = frozenset(SubState) - ALIVE
+SERVING = frozenset({SubState.STARTING, SubState.RUNNING})  # what a stop must be held back from, for dependants' sake
+
+StopLike = StopOrder | RestartOrder | DependencyFailed
+
+
+class NoSuchUnitError(LookupError):
+    """A command names a unit or instance that does not exist; the message has the nearest name."""
+
+
+class ShuttingDownError(Exception):
+    """A start was asked for while everything is being stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceStatus:
+    """What `status` and `list` show of one instance. `since` is an instant of the monotonic clock."""
+
+    name: str
+    unit: str
+    type: UnitType
+    description: str
+    target: Target
+    active_state: ActiveState
+    sub_state: SubState
+    since: float
+    reason: str
+    pid: int | None
+    uri: str  # empty unless a worker is ready
+    generation: int
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """What `why` shows of one instance: what is, how its last incarnations ended, and what was decided lately."""
+
+    status: InstanceStatus
+    incarnations: tuple[Incarnation, ...]
+    story: tuple[StoryEntry, ...]
+    next_attempt_at: float | None  # set while it backs off
+
+
+class Tally(NamedTuple):
+    """How many instances of a unit are so; of a single instance, 0 or 1 each."""
+
+    wanted: int = 0  # target up, and no stop held back
+    ready: int = 0
+    unsettled: int = 0  # wanted, neither ready nor at rest
+    broken: int = 0  # wanted, and at rest without being ready
+    leaving: int = 0  # being stopped by request or because of a dependency, not down yet
+    alive: int = 0  # not at rest
+
+
+@dataclass(slots=True)
+class Unit:
+    """One unit and what its instances add up to."""
+
+    spec: UnitSpec
+    instances: tuple[InstanceName, ...]
+    tally: Tally = field(default_factory=Tally)
+    blockers: set[str] = field(default_factory=set)  # units it waits for before any instance may start
+    waiting: dict[InstanceName, None] = field(default_factory=dict)  # ordered set
+    held: dict[InstanceName, StopLike] = field(default_factory=dict)  # orders that dependants hold back
+    leaving_dependants: int = 0  # units that must be down before an order is given out
+
+    @property
+    def is_ready(self) -> bool:
+        return self.tally.ready == self.tally.wanted and (self.tally.wanted > 0 or not self.instances)
+
+    @property
+    def is_settled(self) -> bool:
+        return self.tally.unsettled == 0
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether it will not become ready unless somebody starts it."""
+        return self.tally.broken > 0 or (self.tally.wanted == 0 and bool(self.instances))
+
+
+def _tally(state: UnitState, held: StopLike | None) -> Tally:
+    """What one instance adds to the tally of its unit."""
+    wanted = state.target is Target.UP and (held is None or isinstance(held, RestartOrder))
+    alive = state.sub_state not in AT_REST
+    ready = wanted and held is None and state.sub_state in {SubState.RUNNING, SubState.EXITED}
+    broken = wanted and state.sub_state in {SubState.DEAD, SubState.FAILED}
+    asked = held is not None or state.target is Target.DOWN
+    asked = asked or (state.run is not None and state.run.ending is not Ending.ITSELF)
+    return Tally(wanted, ready, wanted and not ready and not broken, broken, alive and asked, alive)
+
+
+class Fleet:
+    """All units of a configuration. It decides; the caller carries the effects out, in order, and reports back."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        specs = configuration.units
+        before = {name: spec.order for name, spec in specs.items()}
+        self._order = graph.in_order(before)
+        self._place = {name: place for place, name in enumerate(self._order)}
+        self._dependants = graph.turned(before)
+        self._pulls_in = {
+            name: tuple(edge.unit for edge in (*spec.requires, *spec.wants)) for name, spec in specs.items()
+        }
+        self._requires = {name: tuple(edge.unit for edge in spec.requires) for name, spec in specs.items()}
+        self._required_by = graph.turned(self._requires)
+        self._units = {name: _new_unit(spec) for name, spec in specs.items()}
+        self._states = {
+            instance: UnitState(instance, unit.spec) for unit in self._units.values() for instance in unit.instances
+        }
+        self._parts = dict.fromkeys(self._states, Tally())
+        self._alive = 0
+        self._deadlines: list[tuple[float, InstanceName]] = []  # a heap; an entry that is not the state's own is stale
+        self._todo: deque[Callable[[], None]] = deque()
+        self._effects: list[Effect] = []
+        self._now = 0.0
+        self._exit_code: int | None = None  # set when everything is being stopped
+        self._all_down = False
+        for name, unit in self._units.items():
+            unit.blockers.update(other for other in self._requires[name] if not self._units[other].is_ready)
+
+    # What the caller uses.
+
+    def handle(self, event: FleetEvent, now: float) -> list[Effect]:
+        """Takes one event and gives back what is to be done, in order.
+
+        Commands are idempotent: start of what is up, and stop of what is down, do nothing.
+
+        Args:
+            event: A report of the executor, DeadlineReached, or a command.
+            now: The instant, in seconds of a monotonic clock.
+
+        Raises:
+            NoSuchUnitError: A command names what does not exist.
+            ShuttingDownError: A start or restart was asked for after a shutdown.
+            InvalidTransitionError: A report broke the order that `events` promises; nothing of it was applied.
+        """
+        self._now = now
+        self._effects = []
+        self._take(event)
+        while self._todo:
+            self._todo.popleft()()
+        if self._exit_code is not None and self._alive == 0 and not self._all_down:
+            self._all_down = True
+            self._effects.append(AllDown(self._exit_code))
+        return self._effects
+
+    def next_deadline(self) -> float | None:
+        """The instant at which DeadlineReached is due, or None."""
+        while self._deadlines:
+            at, instance = self._deadlines[0]
+            if unit_machine.next_deadline(self._states[instance]) == at:
+                return at
+            heapq.heappop(self._deadlines)
+        return None
+
+    @property
+    def shutting_down(self) -> bool:
+        """Whether everything is being stopped."""
+        return self._exit_code is not None
+
+    def spec(self, instance: InstanceName) -> UnitSpec:
+        """The description that an instance is started from."""
+        return self._states[instance].spec
+
+    def instances(self, name: str) -> tuple[InstanceName, ...]:
+        """The instances that a unit's or an instance's name stands for.
+
+        Raises:
+            NoSuchUnitError: There is no such unit or instance.
+        """
+        unit = self._units.get(name)
+        if unit is not None:
+            return unit.instances
+        try:
+            instance = InstanceName.parse(name)
+        except ValueError:
+            pass
+        else:
+            if instance in self._states:
+                return (instance,)
+        near = difflib.get_close_matches(name, [*self._units, *map(str, self._states)], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise NoSuchUnitError(f"no unit or instance {name!r}{hint}")
+
+    def status(self, name: str | None = None) -> list[InstanceStatus]:
+        """The status of all instances, or of those that `name` stands for, in the order of the configuration.
+
+        Raises:
+            NoSuchUnitError: There is no such unit or instance.
+        """
+        names: Iterable[InstanceName] = self._states if name is None else self.instances(name)
+        return [self._status(instance) for instance in names]
+
+    def why(self, name: str) -> list[Why]:
+        """What happened to the instances that `name` stands for.
+
+        Raises:
+            NoSuchUnitError: There is no such unit or instance.
+        """
+        return [self._why(instance) for instance in self.instances(name)]
+
+    # Events.
+
+    def _take(self, event: FleetEvent) -> None:
+        match event:
+            case Report():
+                self._step(event.instance, event)
+            case DeadlineReached():
+                while (at := self.next_deadline()) is not None and at <= self._now:
+                    _, instance = heapq.heappop(self._deadlines)
+                    self._step(instance, event)
+            case Start():
+                self._start(self.instances(event.name), event.reason)
+            case StartDefault():
+                names = [name for name in self._order if self._units[name].spec.enabled]
+                self._start(
+                    [each for name in names for each in self._units[name].instances], "part of the default target"
+                )
+            case Stop():
+                self._stop(event.name, event.reason)
+            case Restart():
+                self._restart(event.name, event.reason)
+            case ShutdownRequested():
+                self._shut_down(event.reason, event.exit_code)
+
+    def _start(self, instances: Iterable[InstanceName], reason: str) -> None:
+        chosen = dict.fromkeys(instances)
+        self._pull_in(chosen, reason)
+        for instance in chosen:
+            self._want(instance, reason)
+
+    def _pull_in(self, chosen: Collection[InstanceName], reason: str) -> None:
+        """Starts all instances of the units that those of `chosen` require and want, unless they are chosen too."""
+        if self.shutting_down:
+            raise ShuttingDownError("parsupd is being shut down; nothing is started any more")
+        needed = {other for instance in chosen for other in self._pulls_in[instance.unit]}
+        for name in self._in_order(graph.closure(needed, self._pulls_in)):
+            for instance in self._units[name].instances:
+                if instance not in chosen:
+                    self._want(instance, f"{reason}, for a unit that needs it")
+
+    def _want(self, instance: InstanceName, reason: str) -> None:
+        held = self._units[instance.unit].held
+        if not isinstance(held.get(instance), RestartOrder):
+            held.pop(instance, None)
+            self._retally(instance)
+        self._todo.append(partial(self._step, instance, StartOrder(reason)))
+
+    def _stop(self, name: str, reason: str) -> None:
+        instances = self.instances(name)
+        if name in self._units:
+            self._ask_dependants(name, StopOrder(f"it requires {name}: {reason}"), ALIVE)
+        for instance in instances:
+            self._ask(instance, StopOrder(reason))
+
+    def _restart(self, name: str, reason: str) -> None:
+        instances = self.instances(name)
+        self._pull_in(dict.fromkeys(instances), reason)
+        if name in self._units:
+            self._ask_dependants(name, RestartOrder(f"it requires {name}: {reason}"), SERVING)
+        for instance in instances:
+            self._ask(instance, RestartOrder(reason))
+
+    def _shut_down(self, reason: str, exit_code: int) -> None:
+        if self.shutting_down:
+            return
+        self._exit_code = exit_code
+        self._effects.append(Shutdown(exit_code, reason))
+        for name in reversed(self._order):
+            for instance in self._units[name].instances:
+                if self._states[instance].sub_state not in AT_REST:
+                    self._ask(instance, StopOrder(reason))
+
+    def _ask_dependants(self, name: str, order: StopLike, concerned: frozenset[SubState]) -> None:
+        """Asks all instances in a state of `concerned` that need unit `name`, directly or not; the farthest first."""
+        if not self._required_by[name]:
+            return
+        for other in reversed(self._in_order(graph.closure(self._required_by[name], self._required_by))):
+            if self._units[other].tally.alive:
+                for instance in self._units[other].instances:
+                    if self._states[instance].sub_state in concerned:
+                        self._ask(instance, order)
+
+    # Orders that end something are held back until the dependants that leave as well are down.
+
+    def _ask(self, instance: InstanceName, order: StopLike) -> None:
+        held = self._units[instance.unit].held
+        if isinstance(order, DependencyFailed) and isinstance(held.get(instance), StopOrder):
+            return  # what is not wanted cannot fail
+        held[instance] = order
+        self._retally(instance)
+        self._todo.append(partial(self._give_out, instance))
+
+    def _give_out(self, instance: InstanceName) -> None:
+        """Gives out a held order, unless what it ends is needed a little longer."""
+        unit = self._units[instance.unit]
+        needed = unit.leaving_dependants > 0 and self._states[instance].sub_state in SERVING
+        if instance in unit.held and not needed:
+            self._step(instance, unit.held.pop(instance))
+
+    def _review(self, instance: InstanceName) -> None:
+        """Lets a waiting instance start, or fail, when what it waits for says so."""
+        unit = self._units[instance.unit]
+        if instance not in unit.waiting or instance in unit.held:
+            return
+        hopeless = [other for other in self._requires[instance.unit] if self._units[other].is_hopeless]
+        if hopeless:
+            self._step(instance, DependencyFailed(f"it requires {hopeless[0]}, which is not going to be ready"))
+        elif not unit.blockers:
+            needs = f"; {', '.join(unit.spec.order)} ready" if unit.spec.order else ""
+            self._step(instance, DependenciesReady(f"{self._states[instance].reason}{needs}"))
+
+    # What follows from a step.
+
+    def _step(self, instance: InstanceName, event: UnitEvent) -> None:
+        before = self._states[instance]
+        after, effects = unit_machine.step(before, event, self._now)
+        self._states[instance] = after
+        self._effects.extend(effects)
+        if after.deadline_at is not None and after.deadline_at != before.deadline_at:
+            self._arm(after.deadline_at, instance)
+        if after.sub_state is not before.sub_state:
+            self._moved(instance, after, event)
+        self._retally(instance)
+
+    def _arm(self, at: float, instance: InstanceName) -> None:
+        if len(self._deadlines) > 2 * len(self._states) + 64:  # mostly stale
+            live = ((state.deadline_at, name) for name, state in self._states.items())
+            self._deadlines = [(deadline_at, name) for deadline_at, name in live if deadline_at is not None]
+            heapq.heapify(self._deadlines)
+        else:
+            heapq.heappush(self._deadlines, (at, instance))
+
+    def _moved(self, instance: InstanceName, after: UnitState, event: UnitEvent) -> None:
+        unit = self._units[instance.unit]
+        unit.waiting.pop(instance, None)
+        if after.sub_state is SubState.WAITING:
+            unit.waiting[instance] = None
+            self._todo.append(partial(self._review, instance))
+        if instance in unit.held and after.sub_state not in SERVING:
+            self._todo.append(partial(self._give_out, instance))
+        if after.sub_state is SubState.FAILED:
+            failed = DependencyFailed(f"it requires {unit.spec.name}, which failed: {after.reason}")
+            self._ask_dependants(unit.spec.name, failed, ALIVE)
+        if unit.spec.exit_with and after.sub_state in AT_REST and after.target is Target.UP:
+            code = _exit_code(after, event)
+            others_alive = unit.tally.alive > 1  # the tally still counts this instance
+            if code != 0 or not others_alive:
+                self._shut_down(f"{instance} has exit_with and ended: {after.reason}", code)
+
+    def _retally(self, instance: InstanceName) -> None:
+        """Brings the tally of the instance's unit up to date, and tells other units what that means to them."""
+        unit = self._units[instance.unit]
+        old, new = self._parts[instance], _tally(self._states[instance], unit.held.get(instance))
+        if new == old:
+            return
+        self._parts[instance] = new
+        self._alive += new.alive - old.alive
+        ready, settled, hopeless, leaving = unit.is_ready, unit.is_settled, unit.is_hopeless, unit.tally.leaving > 0
+        unit.tally = Tally(*(total - gone + come for total, gone, come in zip(unit.tally, old, new, strict=True)))
+        if (ready, settled) != (unit.is_ready, unit.is_settled):
+            self._tell_blocked(unit)
+        if unit.is_hopeless and not hopeless:
+            for name in self._required_by[unit.spec.name]:
+                self._todo.extend(partial(self._review, each) for each in self._units[name].waiting)
+        if leaving != (unit.tally.leaving > 0):
+            self._tell_held_back(unit, 1 if unit.tally.leaving else -1)
+
+    def _tell_blocked(self, unit: Unit) -> None:
+        name = unit.spec.name
+        for other in self._dependants[name]:
+            dependant = self._units[other]
+            if unit.is_ready if name in self._requires[other] else unit.is_settled:
+                dependant.blockers.discard(name)
+            else:
+                dependant.blockers.add(name)
+            if not dependant.blockers:
+                self._todo.extend(partial(self._review, each) for each in dependant.waiting)
+
+    def _tell_held_back(self, unit: Unit, change: int) -> None:
+        for other in unit.spec.order:
+            needed = self._units[other]
+            needed.leaving_dependants += change
+            if needed.leaving_dependants == 0:
+                self._todo.extend(partial(self._give_out, each) for each in needed.held)
+
+    def _in_order(self, names: Iterable[str]) -> list[str]:
+        return sorted(names, key=self._place.__getitem__)
+
+    # Queries.
+
+    def _status(self, instance: InstanceName) -> InstanceStatus:
+        state, unit = self._states[instance], self._units[instance.unit]
+        reason = state.reason
+        if state.sub_state is SubState.WAITING and unit.blockers:
+            reason = f"{reason}; waits for {', '.join(self._in_order(unit.blockers))}"
+        if instance in unit.held:
+            reason = f"{reason}; {unit.held[instance].reason}: waits until its dependants are down"
+        return InstanceStatus(
+            name=str(instance),
+            unit=instance.unit,
+            type=state.spec.type,
+            description=state.spec.description,
+            target=state.target,
+            active_state=ACTIVE_STATE[state.sub_state],
+            sub_state=state.sub_state,
+            since=state.since,
+            reason=reason,
+            pid=None if state.run is None else state.run.pid,
+            uri="" if state.run is None else state.run.uri,
+            generation=state.generation,
+            restarts=state.restarts,
+        )
+
+    def _why(self, instance: InstanceName) -> Why:
+        state = self._states[instance]
+        next_attempt_at = state.deadline_at if state.sub_state is SubState.BACKOFF else None
+        return Why(self._status(instance), state.incarnations, state.story, next_attempt_at)
+
+
+def _new_unit(spec: UnitSpec) -> Unit:
+    return Unit(spec, tuple(InstanceName(spec.name, number + 1) for number in range(spec.instances)))
+
+
+def _exit_code(state: UnitState, event: UnitEvent) -> int:
+    """The status with which parsupd exits for an instance that ended for good: its own, never 0 when it failed."""
+    failed = state.sub_state is SubState.FAILED
+    if isinstance(event, DependencyFailed) or not state.incarnations:
+        return 1
+    return state.incarnations[-1].cause.exit_status or int(failed)

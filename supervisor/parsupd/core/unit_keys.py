@@ -1,0 +1,228 @@
+"""The keys of a unit file: one table, from the name of a key to what reads its value. Layer 0.
+
+To add a key: a field in `UnitSpec` (its name, with `_sec` as `_s`), a line in UNIT_KEYS, and a line in ONLY_FOR when it
+concerns some types only. A reader takes the value that TOML gave and returns the value that the spec holds, or raises
+BadValueError.
+"""
+
+import difflib
+import enum
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from parsupd.core.units import SIGNALS, Dependency, LogFormat, Output, OutputKind, RestartPolicy, UnitType
+
+UNIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+WORKER_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+Reader = Callable[[Any], Any]
+E = TypeVar("E", bound=enum.Enum)
+
+
+class BadValueError(ValueError):
+    """A value is not what its key needs; the message completes the sentence "the key ...".
+
+    Attributes:
+        below: Where inside the value: an index such as `[1]` or a key such as `.TZ`.
+    """
+
+    def __init__(self, message: str, below: str = "") -> None:
+        super().__init__(message)
+        self.below = below
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest valid one, or nothing."""
+    near = difflib.get_close_matches(word, list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise BadValueError(f"must be a string, not {value!r}")
+    if "\0" in value:
+        raise BadValueError(f"must not hold a NUL character: {value!r}")
+    return value
+
+
+def filled(value: Any) -> str:
+    if not text(value):
+        raise BadValueError("must not be empty")
+    return str(value)
+
+
+def boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise BadValueError(f"must be true or false, not {value!r}")
+    return value
+
+
+def whole(low: int, high: int) -> Reader:
+    """Reads an integer from `low` to `high`."""
+
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise BadValueError(f"must be a whole number from {low} to {high}, not {value!r}")
+        return value
+
+    return read
+
+
+def seconds(*, endless: bool = False) -> Reader:
+    """Reads a duration in seconds; `inf` only where a timeout may be switched off."""
+    allowed = "a number of seconds, 0 or more" + (", or inf" if endless else "")
+
+    def read(value: Any) -> float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not (0 <= value <= 1e9 or (endless and value == math.inf)):
+            raise BadValueError(f"must be {allowed}, not {value!r}")
+        return float(value)
+
+    return read
+
+
+def choice(words: type[E]) -> Reader:
+    """Reads one of the values of an enum."""
+    names = [word.value for word in words]
+
+    def read(value: Any) -> E:
+        if text(value) not in names:
+            raise BadValueError(f"must be one of {', '.join(names)}, not {value!r}{did_you_mean(value, names)}")
+        return words(value)
+
+    return read
+
+
+def several(read_one: Reader, *, at_least: int = 0) -> Reader:
+    """Reads an array, each element by `read_one`."""
+
+    def read(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise BadValueError(f"must be an array, not {value!r}")
+        if len(value) < at_least:
+            raise BadValueError("must not be empty")
+        found = []
+        for index, element in enumerate(value):
+            try:
+                found.append(read_one(element))
+            except BadValueError as error:
+                raise BadValueError(str(error), f"[{index}]{error.below}") from None
+        return tuple(found)
+
+    return read
+
+
+def worker_class(value: Any) -> str:
+    if not WORKER_CLASS.fullmatch(text(value)):
+        raise BadValueError(f'must be "module:Class", not {value!r}')
+    return str(value)
+
+
+def command(value: Any) -> tuple[str, ...]:
+    words: tuple[str, ...] = several(text, at_least=1)(value)
+    if not words[0]:
+        raise BadValueError("must not be empty", "[0]")
+    return words
+
+
+def init(value: Any) -> Mapping[str, Any] | tuple[Any, ...]:
+    """A table is given by keyword, an array by position."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list):
+        return tuple(value)
+    raise BadValueError(f"must be a table (arguments by name) or an array (by position), not {value!r}")
+
+
+def dependency(value: Any) -> Dependency:
+    name, colon, condition = text(value).partition(":")
+    if colon and condition != "completed":
+        raise BadValueError(f"{value!r}: the only condition is {name + ':completed'!r}")
+    return Dependency(name, bool(colon))
+
+
+def signal(value: Any) -> int:
+    """Reads SIGTERM, or TERM."""
+    name = text(value) if text(value).startswith("SIG") else f"SIG{value}"
+    if name not in SIGNALS:
+        raise BadValueError(f"must be the name of a signal, not {value!r}{did_you_mean(name, SIGNALS)}")
+    return SIGNALS[name]
+
+
+def output(value: Any) -> Output:
+    try:
+        return Output.parse(text(value))
+    except ValueError:
+        kinds = [kind.value for kind in OutputKind if kind is not OutputKind.APPEND] + ["append:/path"]
+        raise BadValueError(f"must be one of {', '.join(kinds)}, not {value!r}{did_you_mean(value, kinds)}") from None
+
+
+def environment(value: Any) -> Mapping[str, str]:
+    if not isinstance(value, dict):
+        raise BadValueError(f"must be a table of strings, not {value!r}")
+    for name, content in value.items():
+        if not VARIABLE.fullmatch(name):
+            raise BadValueError("is not the name of a variable", f".{name}")
+        try:
+            text(content)
+        except BadValueError as error:
+            raise BadValueError(str(error), f".{name}") from None
+    return value
+
+
+def umask(value: Any) -> int:
+    """Only as a string: TOML's 22 and 0o22 both arrive as numbers, and one of them is a mistake."""
+    if not isinstance(value, str) or not re.fullmatch("[0-7]{1,4}", value) or int(value, 8) > 0o777:
+        raise BadValueError(f'must be a string of octal digits such as "022", not {value!r}')
+    return int(value, 8)
+
+
+UNIT_KEYS: dict[str, Reader] = {
+    "type": choice(UnitType),
+    "description": text,
+    "worker": worker_class,
+    "python": filled,
+    "exec": command,
+    "init": init,
+    "instances": whole(0, 10_000),
+    "enabled": boolean,
+    "exit_with": boolean,
+    "requires": several(dependency),
+    "wants": several(dependency),
+    "after": several(dependency),
+    "restart": choice(RestartPolicy),
+    "restart_sec": seconds(),
+    "restart_steps": whole(0, 1000),
+    "restart_max_delay_sec": seconds(),
+    "restart_reset_after_sec": seconds(),
+    "start_limit_burst": whole(0, 10_000),
+    "start_limit_interval_sec": seconds(),
+    "timeout_start_sec": seconds(endless=True),
+    "timeout_stop_sec": seconds(endless=True),
+    "stop_signal": signal,
+    "stdout": output,
+    "stderr": output,
+    "environment": environment,
+    "environment_file": several(filled),
+    "working_directory": filled,
+    "umask": umask,
+}
+
+DAEMON_KEYS: dict[str, Reader] = {
+    "runtime_dir": filled,
+    "state_dir": filled,
+    "log": choice(LogFormat),
+    "include": several(filled),
+}
+
+# Keys that only some types have, and of those the one that each type must have.
+ONLY_FOR = {
+    "worker": {UnitType.WORKER},
+    "python": {UnitType.WORKER},
+    "init": {UnitType.WORKER},
+    "exec": {UnitType.SIMPLE, UnitType.ONESHOT},
+}
+NEEDED = {UnitType.WORKER: "worker", UnitType.SIMPLE: "exec", UnitType.ONESHOT: "exec"}

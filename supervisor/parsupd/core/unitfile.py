@@ -1,0 +1,328 @@
+"""Unit files: TOML text to a checked `Configuration`, or every problem of every file with its place. Layer 1.
+
+The shell reads files and expands globs; what is here sees only text. Paths in a file are relative to that file.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from parsupd.core import graph
+from parsupd.core.toml_lines import Path, key_lines, line_of
+from parsupd.core.unit_keys import (
+    DAEMON_KEYS,
+    NEEDED,
+    ONLY_FOR,
+    UNIT_KEYS,
+    UNIT_NAME,
+    VARIABLE,
+    BadValueError,
+    Reader,
+    did_you_mean,
+)
+from parsupd.core.units import (
+    Configuration,
+    DaemonSettings,
+    Output,
+    OutputKind,
+    RestartPolicy,
+    UnitSpec,
+    UnitType,
+)
+
+DEFAULT_INCLUDE = ("units.d/*.toml",)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong in a file; `str` gives `file:line: key: message`."""
+
+    file: str
+    line: int | None
+    key: str  # e.g. unit.pricing.restart_sec; empty when the file as a whole is concerned
+    message: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot be used; `problems` has all that is wrong, the message one line for each."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+@dataclass(slots=True)
+class _File:
+    """One file while it is read."""
+
+    path: str
+    document: dict[str, Any]
+    lines: Mapping[Path, int]
+    problems: list[Problem]
+
+    def complain(self, where: Path, message: str, below: str = "") -> None:
+        self.problems.append(Problem(self.path, line_of(self.lines, where), ".".join(where) + below, message))
+
+
+@dataclass(slots=True)
+class _Found:
+    """What all files together hold so far."""
+
+    units: dict[str, UnitSpec] = field(default_factory=dict)
+    files: dict[str, _File] = field(default_factory=dict)  # by name of the unit
+    broken: set[str] = field(default_factory=set)  # named, but not readable: naming them is no mistake
+    daemon: DaemonSettings = field(default_factory=DaemonSettings)
+
+
+def include_patterns(path: str, text: str) -> tuple[str, ...]:
+    """The globs of the files that the main file includes, relative ones resolved against it.
+
+    A bad `include` gives the default here; `parse` reports it.
+
+    Raises:
+        ConfigurationError: The file is not TOML.
+    """
+    problems: list[Problem] = []
+    file = _load(path, text, problems)
+    if file is None:
+        raise ConfigurationError(problems)
+    return _daemon(_File(path, file.document, file.lines, [])).include
+
+
+def parse(files: Sequence[tuple[str, str]], main: str) -> Configuration:
+    """Reads all files together.
+
+    Args:
+        files: (path, text) of each file; the order is that of the units in the result.
+        main: The path of the file that may hold the `[parsupd]` table.
+
+    Raises:
+        ConfigurationError: Something is wrong; it has all problems of all files.
+    """
+    problems: list[Problem] = []
+    found = _Found()
+    complete = True
+    for path, text in files:
+        file = _load(path, text, problems)
+        if file is None:
+            complete = False
+        else:
+            _read_file(file, found, is_main=path == main)
+    if complete:  # else a unit that is named may stand in the file that cannot be read
+        _check_dependencies(found)
+    if problems:
+        raise ConfigurationError(problems)
+    return Configuration(found.daemon, found.units)
+
+
+def parse_environment(path: str, text: str) -> dict[str, str]:
+    """Reads an environment file as systemd does: KEY=VALUE lines, `#` and `;` comments, quotes, backslash at line end.
+
+    Raises:
+        ConfigurationError: A line is none of these, or a quote stays open.
+    """
+    found: dict[str, str] = {}
+    problems = []
+    joined = re.sub(r"\\\n", "\0", text)  # a continued line is one line, and still counts as several
+    number = 1
+    for line in joined.split("\n"):
+        content = line.replace("\0", "").strip()
+        name, equals, value = content.partition("=")
+        name = name.strip()
+        if content and content[0] not in "#;":
+            if not equals or not VARIABLE.fullmatch(name):
+                problems.append(Problem(path, number, "", f"must be KEY=VALUE, not {content!r}"))
+            elif (unquoted := _unquote(value.strip())) is None:
+                problems.append(Problem(path, number, name, "has a quote that is not closed"))
+            else:
+                found[name] = unquoted
+        number += 1 + line.count("\0")
+    if problems:
+        raise ConfigurationError(problems)
+    return found
+
+
+def _unquote(value: str) -> str | None:
+    """The value without its quotes; None when one stays open. A backslash means itself inside single quotes."""
+    parts = re.compile(r"""'([^']*)'|"((?:[^"\\]|\\.)*)"|\\(.)|([^'"\\]+)""", re.DOTALL)
+    found, at = [], 0
+    while at < len(value):
+        match = parts.match(value, at)
+        if match is None:
+            return None
+        single, double, escaped, plain = match.groups()
+        if double is not None:
+            found.append(re.sub(r"\\([\"\\`$])", r"\1", double))
+        else:
+            found.append(next(part for part in (single, escaped, plain) if part is not None))
+        at = match.end()
+    return "".join(found)
+
+
+def _load(path: str, text: str, problems: list[Problem]) -> _File | None:
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        place = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
+        line = int(place[1]) if place else text.count("\n") + 1  # without a place it is at the end of the document
+        message = f"{str(error)[: place.start()]} in column {place[2]}" if place else str(error)
+        problems.append(Problem(path, line, "", f"not TOML: {message}"))
+        return None
+    return _File(path, document, key_lines(text), problems)
+
+
+def _read_file(file: _File, found: _Found, *, is_main: bool) -> None:
+    for key in file.document:
+        if key not in {"parsupd", "unit"}:
+            file.complain((key,), f"unknown table or key{did_you_mean(key, ('parsupd', 'unit'))}")
+    if is_main:
+        found.daemon = _daemon(file)
+    elif "parsupd" in file.document:
+        file.complain(("parsupd",), "only the main file may have this table")
+    units = file.document.get("unit", {})
+    if not isinstance(units, dict):
+        file.complain(("unit",), f"must be tables [unit.NAME], not {units!r}")
+        return
+    for name, table in units.items():
+        where = ("unit", name)
+        if name in found.files:
+            file.complain(where, f"the unit is also in {found.files[name].path}")
+            continue
+        found.files[name] = file
+        spec = _unit(file, name, table)
+        if spec is None:
+            found.broken.add(name)
+        else:
+            found.units[name] = spec
+
+
+def _daemon(file: _File) -> DaemonSettings:
+    values = _values(file, ("parsupd",), file.document.get("parsupd", {}), DAEMON_KEYS)
+    for key in ("runtime_dir", "state_dir"):
+        if key in values:
+            values[key] = resolve(file.path, values[key])
+    values["include"] = tuple(resolve(file.path, glob) for glob in values.get("include", DEFAULT_INCLUDE))
+    return DaemonSettings(**values)
+
+
+def _values(file: _File, where: Path, table: Any, keys: Mapping[str, Reader]) -> dict[str, Any]:
+    """Reads the keys of a table by their readers; complains about what is unknown or bad, and leaves it out."""
+    values: dict[str, Any] = {}
+    if not isinstance(table, dict):
+        file.complain(where, f"must be a table, not {table!r}")
+        return values
+    for key, value in table.items():
+        reader = keys.get(key)
+        if reader is None:
+            file.complain((*where, key), f"unknown key{did_you_mean(key, keys)}")
+            continue
+        try:
+            values[key] = reader(value)
+        except BadValueError as error:
+            file.complain((*where, key), str(error), error.below)
+    return values
+
+
+def _unit(file: _File, name: str, table: Any) -> UnitSpec | None:
+    """One unit; None when something is wrong with it, which was then said."""
+    where = ("unit", name)
+    before = len(file.problems)
+    if not UNIT_NAME.fullmatch(name):
+        file.complain(where, "a unit's name has letters, digits, dots, dashes and underscores, 128 at most")
+    values = _values(file, where, table, UNIT_KEYS)
+    if isinstance(table, dict):
+        _check_type(file, where, table, values)
+    if len(file.problems) > before:
+        return None
+    _fill_in(file, values)
+    return UnitSpec(name=name, source=file.path, **{_field(key): value for key, value in values.items()})
+
+
+def _check_type(file: _File, where: Path, table: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Complains about keys that do not go together."""
+    kind = values.get("type")
+    if "type" not in table:
+        names = ", ".join(each.value for each in UnitType)
+        file.complain(where, f"needs a type: {names}")
+    if kind is None:
+        return
+    if NEEDED[kind] not in table:
+        file.complain(where, f"a unit of type {kind.value} needs the key {NEEDED[kind]!r}")
+    for key, kinds in ONLY_FOR.items():
+        if key in table and kind not in kinds:
+            names = " and ".join(each.value for each in UnitType if each in kinds)
+            file.complain((*where, key), f"is for units of type {names} only, and this one is {kind.value}")
+    policy = values.get("restart")
+    if kind is UnitType.ONESHOT and policy in {RestartPolicy.ALWAYS, RestartPolicy.ON_SUCCESS}:
+        file.complain((*where, "restart"), f"a oneshot that has done its work is not repeated: not {policy.value!r}")
+
+
+def _fill_in(file: _File, values: dict[str, Any]) -> None:
+    """Defaults that depend on other keys, and paths."""
+    if values["type"] is UnitType.ONESHOT:
+        values.setdefault("restart", RestartPolicy.NO)
+        values.setdefault("timeout_start_sec", float("inf"))
+    for key in ("stdout", "stderr"):
+        if key in values and values[key].kind is OutputKind.APPEND:
+            values[key] = Output(OutputKind.APPEND, resolve(file.path, values[key].path))
+    if "stdout" in values:
+        values.setdefault("stderr", values["stdout"])
+    if "environment_file" in values:
+        values["environment_file"] = tuple(resolve(file.path, path) for path in values["environment_file"])
+    if "working_directory" in values:
+        values["working_directory"] = resolve(file.path, values["working_directory"])
+    if "/" in values.get("python", ""):  # a bare name is looked up in PATH
+        values["python"] = resolve(file.path, values["python"])
+
+
+def _field(key: str) -> str:
+    return key.removesuffix("_sec") + "_s" if key.endswith("_sec") else key
+
+
+def resolve(source: str, path: str) -> str:
+    """`path` as seen from the folder of file `source`, without `.` and `..`; symbolic links are not followed."""
+    joined = path if path.startswith("/") else f"{source.rpartition('/')[0]}/{path}"
+    absolute = source.startswith("/") or path.startswith("/")
+    parts: list[str] = []
+    for part in joined.split("/"):
+        if part == ".." and parts and parts[-1] != "..":
+            parts.pop()
+        elif part not in {"", "."} and not (part == ".." and absolute):
+            parts.append(part)
+    return ("/" if absolute else "") + "/".join(parts) or "."
+
+
+def _check_dependencies(found: _Found) -> None:
+    """Complains about names that no file has, about conditions that do not fit, and about cycles."""
+    for name, spec in found.units.items():
+        complain = found.files[name].complain
+        for key in ("requires", "wants", "after"):
+            for index, edge in enumerate(getattr(spec, key)):
+                message = _bad_edge(found, edge.unit, completed=edge.completed)
+                if message:
+                    complain(("unit", name, key), message, f"[{index}]")
+    before = {name: spec.order for name, spec in found.units.items()}
+    cycle = graph.find_cycle(before)
+    if cycle:
+        _complain_of_cycle(found.files[cycle[0]].complain, cycle)
+
+
+def _bad_edge(found: _Found, name: str, *, completed: bool) -> str:
+    if name in found.broken:
+        return ""
+    other = found.units.get(name)
+    if other is None:
+        return f"there is no unit {name!r}{did_you_mean(name, [*found.units, *found.broken])}"
+    if completed and other.type is not UnitType.ONESHOT:
+        return f"only a oneshot is ever completed, and {name!r} is of type {other.type.value}"
+    return ""
+
+
+def _complain_of_cycle(complain: Callable[[Path, str], None], cycle: list[str]) -> None:
+    complain(("unit", cycle[0]), f"units wait for each other in a cycle: {' -> '.join(cycle)}")

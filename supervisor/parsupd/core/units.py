@@ -1,0 +1,312 @@
+"""The words of the supervisor: what a unit is, which states it has, how a process ended. Layer 0: values only."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+# Signal numbers of Linux on x86, ARM and RISC-V (signal(7)); a test compares them with the `signal` module.
+SIGNALS = {
+    "SIGHUP": 1, "SIGINT": 2, "SIGQUIT": 3, "SIGILL": 4, "SIGTRAP": 5, "SIGABRT": 6, "SIGBUS": 7, "SIGFPE": 8,
+    "SIGKILL": 9, "SIGUSR1": 10, "SIGSEGV": 11, "SIGUSR2": 12, "SIGPIPE": 13, "SIGALRM": 14, "SIGTERM": 15,
+    "SIGSTKFLT": 16, "SIGCHLD": 17, "SIGCONT": 18, "SIGSTOP": 19, "SIGTSTP": 20, "SIGTTIN": 21, "SIGTTOU": 22,
+    "SIGURG": 23, "SIGXCPU": 24, "SIGXFSZ": 25, "SIGVTALRM": 26, "SIGPROF": 27, "SIGWINCH": 28, "SIGIO": 29,
+    "SIGPWR": 30, "SIGSYS": 31,
+}  # fmt: skip
+SIGNAL_NAMES = {number: name for name, number in SIGNALS.items()}
+SIGKILL = SIGNALS["SIGKILL"]
+SIGTERM = SIGNALS["SIGTERM"]
+
+
+class UnitType(enum.Enum):
+    """How a unit is started, and when it counts as ready."""
+
+    WORKER = "worker"  # a workerlib worker: ready when it says so
+    SIMPLE = "simple"  # a program: ready when exec succeeded
+    ONESHOT = "oneshot"  # a program that does its work and ends: ready when it has exited with 0
+
+
+class RestartPolicy(enum.Enum):
+    """When a unit that ended by itself is started again, as Restart= in systemd.service(5)."""
+
+    NO = "no"
+    ON_SUCCESS = "on-success"
+    ON_FAILURE = "on-failure"
+    ON_ABNORMAL = "on-abnormal"
+    ON_WATCHDOG = "on-watchdog"
+    ALWAYS = "always"
+
+
+class Target(enum.Enum):
+    """What is wanted of an instance; what is, is its SubState."""
+
+    UP = "up"
+    DOWN = "down"
+
+
+class ActiveState(enum.Enum):
+    """The few public states, as systemd names them."""
+
+    INACTIVE = "inactive"
+    ACTIVATING = "activating"
+    ACTIVE = "active"
+    DEACTIVATING = "deactivating"
+    FAILED = "failed"
+
+
+class SubState(enum.Enum):
+    """The states of the unit machine."""
+
+    DEAD = "dead"  # not started, stopped by request, or ended cleanly
+    WAITING = "waiting"  # to be started as soon as its dependencies are ready
+    STARTING = "starting"  # being spawned, or spawned and not ready; a oneshot that does its work
+    RUNNING = "running"  # ready
+    EXITED = "exited"  # a oneshot that is done: it is `completed`, and stays so until it is stopped
+    STOPPING = "stopping"  # stop signal sent (or spawn cancelled); waits until the process group is empty
+    KILLING = "killing"  # SIGKILL sent; waits until the process group is empty
+    BACKOFF = "backoff"  # will be started again at its deadline
+    FAILED = "failed"  # ended, and the policy, the start limit or a dependency forbids another start
+
+
+# THE table from fine to public states. EXITED is active as with systemd's RemainAfterExit=yes: what a oneshot brought
+# about is there, so units that require it may run.
+ACTIVE_STATE = {
+    SubState.DEAD: ActiveState.INACTIVE,
+    SubState.WAITING: ActiveState.ACTIVATING,
+    SubState.STARTING: ActiveState.ACTIVATING,
+    SubState.RUNNING: ActiveState.ACTIVE,
+    SubState.EXITED: ActiveState.ACTIVE,
+    SubState.STOPPING: ActiveState.DEACTIVATING,
+    SubState.KILLING: ActiveState.DEACTIVATING,
+    SubState.BACKOFF: ActiveState.ACTIVATING,
+    SubState.FAILED: ActiveState.FAILED,
+}
+
+
+class InstanceName(NamedTuple):
+    """One copy of a unit; written `unit@N`, N counts from 1."""
+
+    unit: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.unit}@{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads `unit@N`.
+
+        Raises:
+            ValueError: The text is not of that form.
+        """
+        unit, at, number = text.rpartition("@")
+        if not (unit and at and number.isascii() and number.isdigit() and int(number) > 0):
+            raise ValueError(f"{text!r} is not the name of an instance: write unit@N, N from 1")
+        return cls(unit, int(number))
+
+
+class ExitKind(enum.Enum):
+    """How an incarnation ended."""
+
+    EXITED = "exited"  # by itself, with a code
+    SIGNALED = "signaled"  # by a signal
+    TIMED_OUT = "timed-out"  # stopped by us: it was not ready, or not down, in time
+    WATCHDOG = "watchdog"  # stopped by us: it gave no sign of life
+    SPAWN_FAILED = "spawn-failed"  # never became a working process
+    UNKNOWN = "unknown"  # nobody could learn it
+
+
+@dataclass(frozen=True, slots=True)
+class ExitCause:
+    """How an incarnation ended, with its number and what else is known; `str` completes the sentence "it ..."."""
+
+    kind: ExitKind
+    number: int = 0  # the exit code of EXITED, the signal of SIGNALED
+    text: str = ""
+
+    @classmethod
+    def exited(cls, code: int) -> Self:
+        return cls(ExitKind.EXITED, code)
+
+    @classmethod
+    def signaled(cls, signal: int) -> Self:
+        return cls(ExitKind.SIGNALED, signal)
+
+    @classmethod
+    def timed_out(cls, text: str) -> Self:
+        return cls(ExitKind.TIMED_OUT, text=text)
+
+    @classmethod
+    def watchdog(cls, text: str) -> Self:
+        return cls(ExitKind.WATCHDOG, text=text)
+
+    @classmethod
+    def spawn_failed(cls, text: str) -> Self:
+        return cls(ExitKind.SPAWN_FAILED, text=text)
+
+    @classmethod
+    def unknown(cls, text: str = "") -> Self:
+        return cls(ExitKind.UNKNOWN, text=text)
+
+    @property
+    def exit_status(self) -> int:
+        """The status a program should exit with that stands for this one: its own code, 128 + signal, otherwise 1."""
+        match self.kind:
+            case ExitKind.EXITED:
+                return self.number
+            case ExitKind.SIGNALED:
+                return 128 + self.number
+            case _:
+                return 1
+
+    def __str__(self) -> str:
+        detail = f": {self.text}" if self.text else ""
+        match self.kind:
+            case ExitKind.EXITED:
+                return f"exited with {self.number}{detail}"
+            case ExitKind.SIGNALED:
+                return f"was killed by {SIGNAL_NAMES.get(self.number, f'signal {self.number}')}{detail}"
+            case ExitKind.TIMED_OUT:
+                return f"timed out{detail}"
+            case ExitKind.WATCHDOG:
+                return f"gave no sign of life{detail}"
+            case ExitKind.SPAWN_FAILED:
+                return f"could not be started{detail}"
+            case ExitKind.UNKNOWN:
+                return f"ended in an unknown way{detail}"
+
+
+class OutputKind(enum.Enum):
+    """Where a standard stream of a unit goes."""
+
+    JOURNAL = "journal"
+    FILE = "file"
+    NULL = "null"
+    INHERIT = "inherit"
+    APPEND = "append"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where a standard stream of a unit goes; `path` only with APPEND."""
+
+    kind: OutputKind
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads `journal`, `file`, `null`, `inherit` or `append:PATH`.
+
+        Raises:
+            ValueError: The text is none of these.
+        """
+        word, colon, path = text.partition(":")
+        if (word == "append") != bool(colon and path):
+            raise ValueError("append needs a path: append:/path")
+        return cls(OutputKind(word), path)
+
+
+class Dependency(NamedTuple):
+    """One entry of requires, wants or after; `completed` when written `unit:completed`.
+
+    For a oneshot, ready and completed are the same; the suffix says so in the file and is refused on other types.
+    """
+
+    unit: str
+    completed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitSpec:
+    """One unit as its file describes it, checked. Durations in seconds; `inf` where a timeout may be switched off."""
+
+    name: str
+    source: str = ""  # path of the file that holds it
+    type: UnitType = UnitType.SIMPLE
+    description: str = ""
+    worker: str = ""  # module:Class, of type worker
+    python: str = ""  # interpreter of a worker; empty means that of parsupd
+    exec: tuple[str, ...] = ()  # program and arguments, of the other types
+    init: Mapping[str, Any] | tuple[Any, ...] = ()  # init arguments of a worker: by keyword or by position
+    instances: int = 1
+    enabled: bool = True  # part of the default target
+    exit_with: bool = False  # when it ends for good, everything stops and parsupd exits with its status
+    requires: tuple[Dependency, ...] = ()
+    wants: tuple[Dependency, ...] = ()
+    after: tuple[Dependency, ...] = ()
+    restart: RestartPolicy = RestartPolicy.ON_FAILURE
+    restart_s: float = 0.1
+    restart_steps: int = 5
+    restart_max_delay_s: float = 30.0
+    restart_reset_after_s: float = 60.0
+    start_limit_burst: int = 5
+    start_limit_interval_s: float = 10.0
+    timeout_start_s: float = 30.0
+    timeout_stop_s: float = 10.0
+    stop_signal: int = SIGTERM
+    stdout: Output = Output(OutputKind.JOURNAL)
+    stderr: Output = Output(OutputKind.JOURNAL)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    environment_file: tuple[str, ...] = ()
+    working_directory: str = ""  # empty: the executor's choice
+    umask: int | None = None  # None: that of parsupd
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Names of all units that are started before this one and stopped after it, each once."""
+        return tuple(dict.fromkeys(edge.unit for edge in (*self.requires, *self.wants, *self.after)))
+
+
+class LogFormat(enum.Enum):
+    """Where and how parsupd logs; AUTO is the executor's choice."""
+
+    AUTO = "auto"
+    JOURNAL = "journal"
+    CONSOLE = "console"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonSettings:
+    """The `[parsupd]` table of the main file; paths are resolved against it, empty means not set."""
+
+    runtime_dir: str = ""
+    state_dir: str = ""
+    log: LogFormat = LogFormat.AUTO
+    include: tuple[str, ...] = ()  # globs; the shell expands them
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Everything that the files say: settings of the daemon, and units by name in the order of the files."""
+
+    daemon: DaemonSettings
+    units: Mapping[str, UnitSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class RestartDecision:
+    """Whether an ended unit is started again, and why; `reason` reads on after "restarted because" or "not ...".
+
+    Attributes:
+        restart: Whether another start follows.
+        reason: Part of a sentence, e.g. "restart=on-failure and it exited with 1".
+    """
+
+    restart: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Incarnation:
+    """One life of an instance that has ended, as `why` shows it. Instants are of the monotonic clock."""
+
+    generation: int
+    pid: int | None  # None when no process came to be
+    started_at: float
+    ready_at: float | None  # None when it was never ready
+    ended_at: float
+    cause: ExitCause
+    decision: RestartDecision
+    next_attempt_at: float | None
+    lines: tuple[str, ...] = ()  # last lines of stderr, when the start failed
