@@ -1,23 +1,25 @@
 """The door to python-daemon: detach, but hold the caller until the daemon is released.
 
-`workerlib.core.daemonizing` decides; here are the fork, the pipe, the signals and the waiting. What python-daemon's
-DaemonContext does unasked, and how it is disarmed:
+`workerlib.core.daemonizing` decides; here are the fork, the pipe, the signals and the waiting. From python-daemon come
+umask, working directory and the double fork. What its DaemonContext does besides, and how it is disarmed:
 
-* does not detach when stdin is a socket or the parent is pid 1: `detach_process=True`
-* umask 0, a working directory of its own choice: both are always given
-* closes every descriptor not listed: the pipe and `preserve_fds` are listed
-* closes only up to the hard limit that held when it was imported: the door closes the others itself
-* points stdin, stdout and stderr to /dev/null, leaking a descriptor each, through whatever object `sys.stdout` is, and
-  fails when one is None: it is given plain streams on the descriptors 0, 1 and 2 for that moment
-* handles SIGTERM, ignores SIGTSTP, SIGTTIN and SIGTTOU: `signal_map={}`
-* sets the core limit to 0: `prevent_core=False`
-* sets the effective ids from the real ones, by which a process that gave up root for a while gets it back: the
-  effective ids are given, and whatever was changed nevertheless is put back
-* registers an atexit function: unregistered
-* lets the parent exit 0 at once: it is run in a forked child
+* it does not detach when stdin is a socket or the parent is pid 1: `detach_process=True`
+* it sets umask 0 and a working directory of its own choice: both are always given
+* it handles SIGTERM and ignores SIGTSTP, SIGTTIN and SIGTTOU: `signal_map={}`
+* it sets the core limit to 0: `prevent_core=False`
+* its parent exits 0 at once: it is run in a forked child, whose orphan the foreground process adopts
+
+and, taken from it while it works (NOT_BY_PYTHON_DAEMON), because no argument turns them off:
+
+* it closes every descriptor that is not listed, up to the hard limit that held when it was imported, which may be too
+  few, and may be a thousand million, one by one: the door closes those that are open
+* it points stdin, stdout and stderr to /dev/null, leaking a descriptor each, through whatever object `sys.stdout` is,
+  and fails when one is None: the door points the descriptors
+* it sets the real user and group, by which a process that gave up root for a while gets it back, and a set-user-id one
+  loses it: ids are left alone. It also asks for the user's name, which may ask a server.
+* it registers an atexit function, which keeps the context for ever
 """
 
-import atexit
 import fcntl
 import os
 import select
@@ -28,9 +30,11 @@ import threading
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from types import ModuleType
 from typing import NoReturn
 
 import daemon
+import daemon.daemon
 
 from workerlib.core.daemonizing import (
     EXIT_NOT_DETACHED,
@@ -51,6 +55,8 @@ from workerlib.core.daemonizing import (
 )
 from workerlib.redirects import Redirect, Target
 from workerlib.shell import process
+
+NOT_BY_PYTHON_DAEMON = ("close_all_open_files", "redirect_stream", "change_process_owner", "register_atexit_function")
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -148,15 +154,21 @@ def _refuse_to_fork_late(preserved: frozenset[int]) -> None:
         raise DaemonizeError(f"cannot daemonize: {threads} threads run ({names}), and a fork would lose all but one")
     # asyncio is looked for, not imported: a program that never imported it runs no loop, and should not pay for it.
     asyncio = sys.modules.get("asyncio")
-    if asyncio is not None:
-        with suppress(RuntimeError):
-            loop = asyncio.get_running_loop()
-            raise DaemonizeError(f"cannot daemonize inside a running event loop ({loop!r})")
+    if asyncio is not None and _runs_a_loop(asyncio):
+        raise DaemonizeError("cannot daemonize inside a running event loop")
     for fd in preserved:
         try:
             os.fstat(fd)
         except OSError as error:
             raise DaemonizeError(f"cannot preserve descriptor {fd}: {error.strerror}") from error
+
+
+def _runs_a_loop(asyncio: ModuleType) -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _open_missing_streams() -> None:
@@ -278,49 +290,42 @@ def _complain(message: str) -> None:
 
 def _detach(cd: str, umask: int, keep: frozenset[int]) -> None:
     """Runs python-daemon. Returns in the daemon; a helper that cannot go on says why and exits."""
-    users, groups = os.getresuid(), os.getresgid()
     try:
-        with _plain_streams():
-            process.close_fds_except(keep | {0, 1, 2})
-            with open(os.devnull, "r+b", buffering=0) as devnull:  # noqa: PTH123 - a descriptor, not a path of ours
-                context = daemon.DaemonContext(
-                    working_directory=cd,
-                    umask=umask,
-                    uid=os.geteuid(),
-                    gid=os.getegid(),
-                    initgroups=False,
-                    prevent_core=False,
-                    detach_process=True,
-                    files_preserve=list(keep),
-                    stdin=devnull,
-                    stdout=devnull,
-                    stderr=sys.stderr,
-                    signal_map={},
-                )
-                context.open()
-        atexit.unregister(context.close)
-        if os.getresgid() != groups:
-            os.setresgid(*groups)
-        if os.getresuid() != users:
-            os.setresuid(*users)
+        process.close_fds_except(keep | {0, 1, 2})
+        context = daemon.DaemonContext(
+            working_directory=cd, umask=umask, prevent_core=False, detach_process=True, signal_map={}
+        )
+        with _disarmed():
+            context.open()
+        _point_streams_at_null()
     except BaseException as error:  # noqa: BLE001 - the caller's code must not go on in a helper, whatever happens
         _complain(f"cannot detach: {type(error).__name__}: {error}")
         os._exit(EXIT_NOT_DETACHED)
 
 
 @contextmanager
-def _plain_streams() -> Iterator[None]:
-    """For the time of python-daemon's work, sys.stdin, sys.stdout and sys.stderr are the descriptors 0, 1 and 2.
-
-    Streams that were missing at the start stay, so that the daemon can print to what it will be redirected to.
-    """
-    before = sys.stdin, sys.stdout, sys.stderr
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - it stays open
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - same
-    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115 - same
-    plain = sys.stdin, sys.stdout, sys.stderr
+def _disarmed() -> Iterator[None]:
+    """Takes from python-daemon, while it works, the steps that no argument turns off. An error ends the process."""
+    taken = {name: getattr(daemon.daemon, name) for name in NOT_BY_PYTHON_DAEMON}
+    for name in taken:
+        setattr(daemon.daemon, name, lambda *_, **__: None)
     yield
-    sys.stdin, sys.stdout, sys.stderr = (old or new for old, new in zip(before, plain, strict=True))
+    for name, function in taken.items():
+        setattr(daemon.daemon, name, function)
+
+
+def _point_streams_at_null() -> None:
+    """Makes stdin and stdout the null device; a stream object that was missing at the start is made."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115 - it stays open
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - same
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115 - same
 
 
 def _wait_for_adoption(foreground: int) -> None:

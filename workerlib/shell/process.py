@@ -3,7 +3,9 @@
 import ctypes
 import functools
 import os
+import resource
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 from workerlib.core.daemonizing import ChildExited, ExitCause, Exited, Killed
@@ -107,9 +109,14 @@ def group_members(group: int) -> frozenset[int]:
 
 def close_fds_except(keep: frozenset[int]) -> None:
     """Closes every open file descriptor that is not in `keep`."""
-    for fd in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-        if fd not in keep:
-            try:
-                os.close(fd)
-            except OSError:  # the listing's own descriptor is in the listing
-                continue
+    for fd in _open_fds() - keep:
+        with suppress(OSError):  # not every number that is given is that of an open one
+            os.close(fd)
+
+
+def _open_fds() -> frozenset[int]:
+    """At least the open file descriptors of this process."""
+    try:
+        return frozenset(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+    except PermissionError:  # the kernel hides it from a process that changed its user
+        return frozenset(range(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
