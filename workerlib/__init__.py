@@ -1,0 +1,71 @@
+"""workerlib: Python worker processes, spawned, called like typed functions, and never leaked.
+
+Subclass `Worker`, decorate its functions with `rpc`, `one_way` or `pipe`, then `await MyWorker.spawn(...)`, and
+`await connection.run(MyWorker.function, argument)`. Each name below is documented where it is defined.
+
+Names are loaded when they are first used: a tool that needs only the blocking client does not pay for asyncio.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from workerlib.version import __version__
+
+if TYPE_CHECKING:
+    from workerlib.connection import Connection, Stream
+    from workerlib.core.daemonizing import DaemonizeError
+    from workerlib.errors import (
+        ArgumentError,
+        ConnectionLost,
+        HandshakeError,
+        ProtocolError,
+        RemoteError,
+        ResultError,
+        SpawnError,
+        Stage,
+        StreamAborted,
+        UnknownFunction,
+        UsageError,
+        WorkerlibError,
+    )
+    from workerlib.redirects import Redirect
+    from workerlib.runtime import Master
+    from workerlib.server import Session, current_session
+    from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings, ShutdownOn, one_way, pipe, rpc
+    from workerlib.worker import Handle, Served, Worker, connect
+
+_HOMES = {
+    "workerlib.connection": ("Connection", "Stream"),
+    "workerlib.core.daemonizing": ("DaemonizeError",),
+    "workerlib.errors": (
+        "ArgumentError", "ConnectionLost", "HandshakeError", "ProtocolError", "RemoteError", "ResultError", "SpawnError",
+        "Stage", "StreamAborted", "UnknownFunction", "UsageError", "WorkerlibError",
+    ),
+    "workerlib.redirects": ("Redirect",),
+    "workerlib.runtime": ("Master",),
+    "workerlib.server": ("Session", "current_session"),
+    "workerlib.spec": (
+        "Function", "Kind", "OneWay", "Pipe", "Rpc", "RpcSettings", "ShutdownOn", "one_way", "pipe", "rpc",
+    ),
+    "workerlib.worker": ("Handle", "Served", "Worker", "connect"),
+}  # fmt: skip
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "ArgumentError", "Connection", "ConnectionLost", "DaemonizeError", "Function", "Handle", "HandshakeError", "Kind",
+    "Master", "OneWay", "Pipe", "ProtocolError", "Redirect", "RemoteError", "ResultError", "Rpc", "RpcSettings",
+    "Served", "Session", "ShutdownOn", "SpawnError", "Stage", "Stream", "StreamAborted", "UnknownFunction", "UsageError",
+    "Worker", "WorkerlibError", "__version__", "connect", "current_session", "one_way", "pipe", "rpc",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'workerlib' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})

@@ -155,10 +155,13 @@ class Wire(asyncio.Protocol):
                 self._writable.set_result(None)
             self._writable = None
 
-    async def writable(self) -> None:
-        """Waits until the write buffer has room, or the connection has ended."""
+    def writable(self) -> asyncio.Future[None]:
+        """Done when the write buffer has room, or the connection has ended. It need not be awaited."""
         if self._writable is not None:
-            await asyncio.shield(self._writable)
+            return asyncio.shield(self._writable)
+        done = self._loop.create_future()
+        done.set_result(None)
+        return done
 
     def _not_reading(self, limit: float) -> None:
         self._on_event(self.machine.close(CloseKind.NOT_READING, f"for {limit:g} s"))

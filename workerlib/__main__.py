@@ -1,0 +1,21 @@
+"""The generic entry of worker processes: `python -m workerlib MODULE:CLASS`, started by `Worker.spawn` and parsupd."""
+
+import sys
+
+from workerlib.core.config import MARKER
+
+
+def main() -> int:
+    from workerlib.hosting import is_worker, load_worker, run_worker  # noqa: PLC0415 - the check below comes first
+
+    if not is_worker():
+        sys.stderr.write(
+            f"python -m workerlib is the entry of spawned workers (${MARKER} is not set): use Worker.spawn, or a unit of"
+            ' parsupd with type = "worker"\n'
+        )
+        return 2
+    return run_worker(lambda env: load_worker(env.config.worker))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""What a master tells a worker before it does anything: the configuration on its standard input."""
+
+import msgspec
+
+from workerlib.errors import UsageError
+from workerlib.redirects import Redirect
+from workerlib.spec import RpcSettings, ShutdownOn
+
+MARKER = "WORKERLIB_WORKER"
+"""The environment variable that tells a program that it was spawned as a worker, and by which version's rules."""
+
+MARKER_VALUE = "1"
+MAX_SIZE = 1 << 20
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that a spawned process needs to become the worker that its master expects."""
+
+    worker: str
+    """`module:Class`, or `/path/to/script.py:Class` for a class that was defined in the master's own script."""
+    worker_id: str
+    name: str
+    token: str
+    """Proves to the worker that a call to initialise it comes from its master, and to the master who registers."""
+    master: str
+    """URI of the master's registration object."""
+    location: str
+    """Where the worker shall listen: `./u:/path` or `host:port`."""
+    shutdown_on: ShutdownOn
+    cd: str
+    umask: int | None
+    stdout: Redirect
+    stderr: Redirect
+    connection_timeout_s: float
+    settings: RpcSettings
+    sys_path: list[str]
+    parent_pid: int | None
+    """The launching process, when the worker is its child; None when something else, like ssh, is in between."""
+
+
+def encode_config(config: WorkerConfig) -> bytes:
+    return msgspec.msgpack.encode(config)
+
+
+def decode_config(data: bytes) -> WorkerConfig:
+    """Raises UsageError when `data` is not a configuration."""
+    if len(data) > MAX_SIZE:
+        raise UsageError(f"the worker configuration on stdin has more than {MAX_SIZE} bytes")
+    try:
+        return msgspec.msgpack.decode(data, type=WorkerConfig)
+    except msgspec.MsgspecError as error:
+        raise UsageError(
+            f"no worker configuration on stdin ({error}): was stdin read before worker_init_before_async()?"
+        ) from None
+
+
+def split_reference(reference: str) -> tuple[str, str]:
+    """`module:Class` or `/path/script.py:Class` in its two parts. Raises UsageError."""
+    place, colon, name = reference.rpartition(":")
+    if not colon or not place or not name:
+        raise UsageError(f"{reference!r} does not name a worker class as module:Class")
+    return place, name

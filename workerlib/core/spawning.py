@@ -1,0 +1,137 @@
+"""One spawn, as its master sees it: LAUNCHED -> REGISTERED -> INITIALISED -> READY, or FAILED(stage, cause).
+
+The process that was launched stays in the foreground until the daemon behind it is released; its exit status is the
+worker's until then. After the release it is the connection to the worker that tells of its end.
+"""
+
+import enum
+from dataclasses import dataclass, replace
+
+from workerlib.errors import Stage
+
+KEPT_LINES = 50
+"""Lines of a worker's stderr that are kept for the error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The worker has called its master with the right id and token."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForegroundExited:
+    """The launched process has ended: `released` when the daemon let it go, else `cause` tells how it ended."""
+
+    released: bool
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wrote:
+    """A line on the worker's stderr."""
+
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """The worker's `init` has returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The connection that `spawn` returns is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The worker was lost, or refused, after its release."""
+
+    cause: str
+
+
+Event = Registered | ForegroundExited | Wrote | Initialised | Connected | Broken
+
+
+class Effect(enum.Enum):
+    """What the shell shall do."""
+
+    INITIALISE = "call the worker's init"
+    CONNECT = "open the connection that spawn returns"
+    KILL = "end every process of the spawn"
+    SUCCEED = "return from spawn"
+    FAIL = "raise SpawnError"
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """State of one spawn; instants in seconds of one monotonic clock."""
+
+    register_by: float
+    ready_by: float
+    connection_timeout_s: float
+    spawn_timeout_s: float
+    wants_connection: bool
+    stage: Stage = Stage.LAUNCHED
+    released: bool = False
+    failure: str | None = None
+    lines: tuple[str, ...] = ()
+
+    @property
+    def over(self) -> bool:
+        return self.stage is Stage.READY or self.failure is not None
+
+
+def start(now: float, *, connection_timeout_s: float, spawn_timeout_s: float, wants_connection: bool) -> Spawn:
+    """A spawn whose process has just been launched."""
+    return Spawn(
+        now + connection_timeout_s, now + spawn_timeout_s, connection_timeout_s, spawn_timeout_s, wants_connection
+    )
+
+
+def next_deadline(spawn: Spawn) -> float | None:
+    if spawn.over:
+        return None
+    waits_for_worker = spawn.stage is Stage.LAUNCHED or not spawn.released
+    return min(spawn.register_by, spawn.ready_by) if waits_for_worker else spawn.ready_by
+
+
+def _fail(spawn: Spawn, cause: str) -> tuple[Spawn, tuple[Effect, ...]]:
+    return replace(spawn, failure=cause), (Effect.KILL, Effect.FAIL)
+
+
+def tick(spawn: Spawn, now: float) -> tuple[Spawn, tuple[Effect, ...]]:
+    """Judges the deadlines at `now`."""
+    by = next_deadline(spawn)
+    if by is None or now < by:
+        return spawn, ()
+    match spawn.stage:
+        case Stage.LAUNCHED:
+            return _fail(spawn, f"did not register within {spawn.connection_timeout_s:g} s")
+        case Stage.REGISTERED if not spawn.released:
+            return _fail(spawn, f"was not released within {spawn.connection_timeout_s:g} s")
+        case Stage.REGISTERED:
+            return _fail(spawn, f"did not return from init within {spawn.spawn_timeout_s:g} s of its launch")
+        case _:
+            return _fail(spawn, f"could not be connected to within {spawn.spawn_timeout_s:g} s of its launch")
+
+
+def step(spawn: Spawn, event: Event) -> tuple[Spawn, tuple[Effect, ...]]:
+    """Takes one event. After the end of the spawn only stderr lines are still noted."""
+    if isinstance(event, Wrote):
+        return replace(spawn, lines=(*spawn.lines, event.line)[-KEPT_LINES:]), ()
+    if spawn.over:
+        return spawn, ()
+    match event:
+        case Registered():
+            spawn = replace(spawn, stage=Stage.REGISTERED)
+            return spawn, (Effect.INITIALISE,) if spawn.released else ()
+        case ForegroundExited(released=True):
+            spawn = replace(spawn, released=True)
+            return spawn, (Effect.INITIALISE,) if spawn.stage is Stage.REGISTERED else ()
+        case ForegroundExited(cause=cause) | Broken(cause):
+            return _fail(spawn, cause)
+        case Initialised() if spawn.wants_connection:
+            return replace(spawn, stage=Stage.INITIALISED), (Effect.CONNECT,)
+        case Initialised() | Connected():
+            return replace(spawn, stage=Stage.READY), (Effect.SUCCEED,)

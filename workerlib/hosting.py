@@ -1,0 +1,254 @@
+"""The life of a spawned worker process: configuration, detaching, registration, release, initialisation, lease, end."""
+
+import asyncio
+import contextlib
+import os
+import runpy
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from workerlib.connection import Connection, open_to
+from workerlib.core.config import MARKER, MARKER_VALUE, MAX_SIZE, WorkerConfig, decode_config, split_reference
+from workerlib.core.payload import error_to_wire
+from workerlib.core.uri import UnixLocation, parse_uri
+from workerlib.errors import UsageError, WorkerlibError
+from workerlib.runtime import CONTROL, become_worker
+from workerlib.server import Server, current_session
+from workerlib.shell import journal
+from workerlib.shell.detach import Release, daemonize_wait
+from workerlib.spec import ShutdownOn, nearest, rpc
+from workerlib.worker import Worker, initialise
+
+LOST = 254
+"""Exit status of a worker that has lost what its life hung on, or that nobody initialised (as in Rpc_parallel)."""
+
+SCRIPT_MODULE = "__workerlib_main__"
+"""What a script is called while it is loaded for the worker class in it, so that its main part does not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnv:
+    """What `worker_init_before_async` found out; give it to `start_worker_server`."""
+
+    config: WorkerConfig
+    release: Release
+
+
+def is_worker() -> bool:
+    """Whether this process was spawned as a worker and has not been set up as one yet."""
+    return os.environ.get(MARKER) == MARKER_VALUE
+
+
+def worker_init_before_async() -> WorkerEnv:
+    """Makes this process the worker that its master wants: reads its configuration, changes directory, detaches.
+
+    Must be called before an event loop or a thread exists, and before anything reads stdin. Returns in the daemon only;
+    the process that was launched waits in the foreground until `start_worker_server` releases it. Raises UsageError in
+    a process that was not spawned, when stdin holds no configuration, and DaemonizeError; see `daemonize_wait`.
+    """
+    if not is_worker():
+        raise UsageError(
+            "this process was not spawned as a worker: workers are started with Worker.spawn or by parsupd"
+        )
+    del os.environ[MARKER]
+    config = decode_config(os.read(0, MAX_SIZE + 1))
+    sys.path[:] = config.sys_path
+    release = daemonize_wait(cd=config.cd, umask=config.umask, parent_pid=config.parent_pid)
+    return WorkerEnv(config, release)
+
+
+def load_worker(reference: str) -> type:
+    """The class that `module:Class` or `/path/script.py:Class` names. Raises UsageError, or what the import raises."""
+    place, name = split_reference(reference)
+    main = sys.modules["__main__"]
+    if place.startswith("/") and os.path.abspath(getattr(main, "__file__", None) or "") == place:  # noqa: PTH100
+        names: Mapping[str, Any] = vars(main)  # a program that starts its workers as itself
+    elif place.startswith("/"):
+        names = runpy.run_path(place, run_name=SCRIPT_MODULE)
+    else:
+        try:
+            names = vars(import_module(place))
+        except ModuleNotFoundError as error:
+            if error.name and (place == error.name or place.startswith(f"{error.name}.")):
+                raise UsageError(f"there is no module {error.name!r} for the worker {reference!r}") from None
+            raise
+    value: Any = None
+    for part in name.split("."):
+        value = names.get(part)
+        if value is None:
+            raise UsageError(f"{place} has no worker class {name!r}{nearest(part, list(names))}")
+        names = vars(value) if hasattr(value, "__dict__") else {}
+    if not (isinstance(value, type) and issubclass(value, Worker)):
+        raise UsageError(f"{reference!r} is a {type(value).__name__}, not a subclass of workerlib.Worker")
+    return value
+
+
+class _Control:
+    """The object through which a worker's master initialises it and ends its life."""
+
+    def __init__(self, hosted: "Hosted") -> None:
+        self._hosted = hosted
+
+    @rpc
+    async def initialise(self, token: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+        await self._hosted.initialise(token, args, kwargs)
+
+    @rpc
+    async def lease(self, token: str) -> None:
+        """The worker shuts down when the connection that calls this ends."""
+        self._hosted.take_lease(token)
+
+    @rpc
+    async def shutdown(self, worker_id: str) -> None:
+        self._hosted.shutdown(worker_id)
+
+
+class Hosted:
+    """A worker served in the process that was spawned for it."""
+
+    def __init__(self, env: WorkerEnv, worker: object) -> None:
+        self._config = env.config
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        self._server = Server(env.config.settings)
+        self._server.add(CONTROL, _Control(self))
+        self._master: Connection | None = None
+        self._initialising = False
+        self._patience: asyncio.TimerHandle | None = None
+        self._exit: asyncio.Future[int] = self._loop.create_future()
+
+    async def start(self, release: Release) -> None:
+        """Listens, registers, and releases the caller. Raises what keeps it from that."""
+        config = self._config
+        await self._server.listen(parse_uri(f"PYRO:{config.worker_id}@{config.location}").location)
+        self._master = await open_to(parse_uri(config.master), settings=config.settings)
+        self._loop.create_task(self._watch_master(self._master))
+        self._be_patient("nobody initialised it")
+        await self._master.call("register", config.worker_id, config.token)
+        release(config.stdout, config.stderr)
+        self._loop.set_exception_handler(self._on_uncaught)
+
+    async def wait(self) -> int:
+        """Waits for the end of the worker's life; returns the exit status. Closes everything before it returns."""
+        try:
+            status = await self._exit
+        finally:
+            if self._patience is not None:
+                self._patience.cancel()
+            await self._server.close()
+            if self._master is not None:
+                await self._master.close()
+        location = parse_uri(f"PYRO:{self._config.worker_id}@{self._config.location}").location
+        if isinstance(location, UnixLocation):
+            with contextlib.suppress(OSError):  # the last one of a dead master's workers removes the directory
+                Path(location.path).parent.rmdir()
+        return status
+
+    def exit(self, status: int, why: str) -> None:
+        """Ends the worker's life; the first call decides."""
+        if not self._exit.done():
+            if status:
+                journal.warn("worker_ends", reason=why, status=status)
+            self._exit.set_result(status)
+
+    def _be_patient(self, what: str) -> None:
+        """Gives the master so long for its next step: a worker that was forgotten must not stay."""
+        if self._patience is not None:
+            self._patience.cancel()
+        within = self._config.connection_timeout_s
+        self._patience = self._loop.call_later(within, self.exit, LOST, f"{what} within {within:g} s")
+
+    def _stop_being_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    async def _watch_master(self, master: Connection) -> None:
+        reason = await master.wait_closed()
+        if not self._initialising or self._config.shutdown_on is ShutdownOn.HEARTBEATER_CONNECTION_TIMEOUT:
+            self.exit(LOST, f"the connection to the master has ended: {reason}")
+
+    # What the master asks for
+
+    def _check(self, token: str) -> None:
+        if token != self._config.token:
+            raise WorkerlibError("only the master that spawned this worker may do that")
+
+    async def initialise(self, token: str, args: list[Any], kwargs: Mapping[str, Any]) -> None:
+        self._check(token)
+        if self._initialising:
+            raise WorkerlibError("this worker is initialised already")
+        self._stop_being_patient()
+        await initialise(self._worker, args, kwargs)
+        self._initialising = True
+        self._server.add(self._config.worker_id, self._worker)
+        if self._config.shutdown_on is ShutdownOn.CONNECTION_CLOSED:
+            self._be_patient("nobody connected to it")
+
+    def take_lease(self, token: str) -> None:
+        self._check(token)
+        self._stop_being_patient()
+        current_session().closed.add_done_callback(
+            lambda closed: self.exit(0, f"the connection to the spawner has ended: {closed.result()}")
+        )
+
+    def shutdown(self, worker_id: str) -> None:
+        if worker_id != self._config.worker_id:
+            raise WorkerlibError(f"this is worker {self._config.worker_id!r}, not {worker_id!r}")
+        self._loop.call_soon(self.exit, 0, "it was asked to")
+
+    # What goes wrong outside of calls
+
+    def _on_uncaught(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if error is None:
+            journal.warn("asyncio", message=context.get("message"))
+            return
+        journal.fail("uncaught", error, message=context.get("message"))
+        config, master = self._config, self._master
+        if master is not None and master.closed is None:
+            text = "".join(traceback.format_exception(error))
+            wire = error_to_wire(error, text, stock=False)
+            master.call("report_failure", config.worker_id, config.token, wire)
+        self.exit(LOST, f"{type(error).__name__} outside of any call")
+
+
+async def start_worker_server(env: WorkerEnv, worker: type) -> Hosted:
+    """Serves the worker class in this process: listens, registers with the master, releases the caller.
+
+    Initialisation follows when the master asks for it. Await `wait()` of the result and exit with the status that it
+    gives. Raises UsageError in a process that has a master server.
+    """
+    become_worker()
+    hosted = Hosted(env, worker())
+    await hosted.start(env.release)
+    return hosted
+
+
+async def _host(env: WorkerEnv, worker: type) -> int:
+    hosted = await start_worker_server(env, worker)
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, hosted.exit, 0, signal.Signals(signum).name)
+    return await hosted.wait()
+
+
+def run_worker(load: Callable[[WorkerEnv], type]) -> int:
+    """The whole life of a spawned worker; returns its exit status. For entry points; does not return in the launched
+    process, which waits for the release."""
+    from workerlib.shell.loop import run  # noqa: PLC0415 - after the fork: uvloop must not be set up before
+
+    env = worker_init_before_async()
+    journal.configure_worker(env.config.name)
+    try:
+        worker = load(env)
+    except UsageError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return run(_host(env, worker))

@@ -1,0 +1,518 @@
+"""The master: spawns workers, takes their registrations, hears of their failures, and leaves nothing behind."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from workerlib.connection import Connection, open_to
+from workerlib.core import spawning
+from workerlib.core.config import MARKER, MARKER_VALUE, WorkerConfig, encode_config
+from workerlib.core.daemonizing import ExitCause
+from workerlib.core.payload import error_from_wire
+from workerlib.core.spawning import Effect
+from workerlib.core.uri import Location, UnixLocation, Uri
+from workerlib.errors import ConnectionLost, RemoteError, SpawnError, UsageError, WorkerlibError
+from workerlib.launchers.local import Launched, LocalLauncher
+from workerlib.redirects import Redirect
+from workerlib.server import Server, current_session
+from workerlib.shell.private_dir import process_dir, remove_sockets
+from workerlib.spec import RpcSettings, ShutdownOn, one_way, parse_settings, rpc
+
+MASTER = "workerlib.Master"
+"""Id of the object with which workers register."""
+CONTROL = "workerlib.Control"
+"""Id of the object in each worker through which its master initialises it and ends its life."""
+
+SETTINGS_VARIABLE = "WORKERLIB_RPC_SETTINGS"
+CONNECTION_TIMEOUT_S = 10.0
+KILL_AFTER_S = 2.0
+"""Between the polite signal to a worker that shall go and SIGKILL."""
+
+
+def effective_settings(settings: RpcSettings | None = None) -> RpcSettings:
+    """The environment's WORKERLIB_RPC_SETTINGS over the argument over the defaults. Raises UsageError."""
+    return parse_settings(os.environ.get(SETTINGS_VARIABLE, ""), settings or RpcSettings(), f"${SETTINGS_VARIABLE}")
+
+
+class Launcher(Protocol):
+    """Starts the process of a worker, here or elsewhere."""
+
+    async def launch(
+        self, argv: Sequence[str], *, env: Mapping[str, str], stdin: bytes, on_stderr: Callable[[str], None]
+    ) -> Launched: ...
+
+
+def interpreter_command() -> list[str]:
+    """This process's interpreter with its options: what `python -X dev -W error script.py` had before the script."""
+    options: list[str] = []
+    arguments = iter(sys.orig_argv[1:])
+    for argument in arguments:
+        if argument in {"-X", "-W"}:
+            options += [argument, next(arguments, "")]
+        elif argument.startswith("-") and argument not in {"-m", "-c", "-", "--"}:
+            options.append(argument)
+        else:
+            break
+    return [sys.executable, *options]
+
+
+def program_command() -> list[str]:
+    """How this process was started, up to and including its script or `-m module`, without the program's arguments."""
+    own = len(sys.argv) - 1
+    return [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - own]]
+
+
+def print_stderr(name: str, line: str) -> None:
+    """What happens to a worker's stderr before it is released, unless `spawn` was told otherwise."""
+    with contextlib.suppress(OSError, ValueError):  # our own stderr may be closed; the line is kept for SpawnError
+        sys.stderr.write(f"[WORKER {name} STDERR]: {line}\n")
+        sys.stderr.flush()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpawnOptions:
+    """All that can be said about one spawn; see `Worker.spawn` for the meaning of each."""
+
+    reference: str
+    name: str
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    shutdown_on: ShutdownOn
+    stdout: Redirect = field(default_factory=Redirect.dev_null)
+    stderr: Redirect = field(default_factory=Redirect.dev_null)
+    cd: str = "/"
+    umask: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    python: str | None = None
+    connect_arg: Any = None
+    connection_timeout_s: float = CONNECTION_TIMEOUT_S
+    spawn_timeout_s: float | None = None
+    settings: RpcSettings | None = None
+    on_failure: Callable[[Exception], object] | None = None
+    on_stderr: Callable[[str, str], object] = print_stderr
+    on_launched: Callable[[int], object] | None = None
+
+
+@dataclass(eq=False)
+class WorkerRecord:
+    """What the master knows of one worker that it spawned."""
+
+    worker_id: str
+    name: str
+    token: str
+    location: Location
+    on_failure: Callable[[Exception], object] | None
+    pid: int = 0
+    pidfd: int = -1
+    registered: asyncio.Future[None] | None = None
+    lost: asyncio.Future[str] | None = None
+    """Done when the worker's connection to the master has ended, with the reason."""
+
+    @property
+    def uri(self) -> Uri:
+        return Uri(self.worker_id, self.location)
+
+    def signal(self, signum: int) -> None:
+        """Sends a signal to exactly this process; nothing when it has gone."""
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signum)
+
+
+class _Registry:
+    """The object that workers call."""
+
+    def __init__(self, master: "Master") -> None:
+        self._master = master
+
+    @rpc
+    async def register(self, worker_id: str, token: str) -> None:
+        """A worker's server is up. Refused for an id or token that this master did not give out."""
+        record = self._master.workers.get(worker_id)
+        if record is None or not secrets.compare_digest(record.token, token) or record.registered is None:
+            raise WorkerlibError(f"no worker {worker_id!r} with that token is expected here")
+        if record.registered.done():
+            raise WorkerlibError(f"worker {worker_id!r} has registered before")
+        session = current_session()
+        if session.peer.pid is not None:
+            # The kernel's word, not the worker's: a pid in a message could name anybody.
+            record.pid = session.peer.pid
+            record.pidfd = os.pidfd_open(record.pid)
+        record.lost = session.closed
+        session.closed.add_done_callback(lambda _: self._master.forget(record))
+        record.registered.set_result(None)
+
+    @one_way
+    async def report_failure(self, worker_id: str, token: str, error: dict[str, Any]) -> None:
+        """A worker had an error that no caller will see, and is shutting down."""
+        record = self._master.workers.get(worker_id)
+        if record is not None and secrets.compare_digest(record.token, token) and record.on_failure is not None:
+            record.on_failure(error_from_wire(error))
+
+
+class Master:
+    """A master server in the running event loop. Programs get one without asking when they first spawn."""
+
+    def __init__(
+        self,
+        server: Server,
+        uri: Uri,
+        folder: Path,
+        *,
+        launcher: Launcher | None = None,
+        worker_command: Sequence[str] | None = None,
+    ) -> None:
+        self.server = server
+        self.uri = uri
+        self.folder = folder
+        self.workers: dict[str, WorkerRecord] = {}
+        self._launcher = launcher or LocalLauncher()
+        self._worker_command = worker_command
+        server.add(uri.target, _Registry(self))
+
+    async def spawn(self, options: SpawnOptions) -> tuple[WorkerRecord, Connection | None]:
+        """Brings one worker up; returns when it is initialised, and connected to if its life hangs on a connection.
+
+        Raises SpawnError, and UsageError for options that cannot work. When it raises, or is cancelled, no process and
+        no socket of the worker is left.
+        """
+        return await _Spawning(self, options).run()
+
+    def new_record(self, options: SpawnOptions) -> WorkerRecord:
+        worker_id = f"{options.name}-{secrets.token_hex(6)}"
+        location = UnixLocation(str(self.folder / f"{worker_id[-12:]}.sock"))
+        record = WorkerRecord(worker_id, options.name, secrets.token_hex(16), location, options.on_failure)
+        record.registered = asyncio.get_running_loop().create_future()
+        self.workers[worker_id] = record
+        return record
+
+    def forget(self, record: WorkerRecord) -> None:
+        """Ends what is kept for a worker that has gone. Idempotent."""
+        if self.workers.pop(record.worker_id, None) is not None and record.pidfd >= 0:
+            asyncio.get_running_loop().create_task(self._bury(record))
+
+    async def _bury(self, record: WorkerRecord) -> None:
+        """Waits for the end of a process whose connection is gone, and removes the socket file that a kill leaves."""
+        try:
+            await wait_pidfd(record.pidfd)
+        finally:
+            os.close(record.pidfd)
+            record.pidfd = -1
+        if isinstance(record.location, UnixLocation):
+            Path(record.location.path).unlink(missing_ok=True)
+
+    def command(self, options: SpawnOptions, record: WorkerRecord) -> list[str]:
+        """The worker's command line, with who started whom at its end, for `ps`."""
+        if self._worker_command is not None:
+            program = list(self._worker_command)
+        else:
+            interpreter = [options.python] if options.python else interpreter_command()
+            program = [*interpreter, "-m", "workerlib", options.reference]
+        return [*program, f"child-of-{os.getpid()}@{socket.gethostname()}", record.name]
+
+    async def launch(self, options: SpawnOptions, record: WorkerRecord, on_stderr: Callable[[str], None]) -> Launched:
+        config = WorkerConfig(
+            worker=options.reference,
+            worker_id=record.worker_id,
+            name=record.name,
+            token=record.token,
+            master=str(self.uri),
+            location=str(record.location),
+            shutdown_on=options.shutdown_on,
+            cd=options.cd,
+            umask=options.umask,
+            stdout=options.stdout,
+            stderr=options.stderr,
+            connection_timeout_s=options.connection_timeout_s,
+            settings=effective_settings(options.settings),
+            sys_path=[os.path.abspath(entry) for entry in sys.path],  # noqa: PTH100 - "" must become the directory
+            parent_pid=os.getpid(),
+        )
+        if MARKER in options.env:
+            raise UsageError(f"env cannot set {MARKER}: workerlib marks its workers with it")
+        env = {**os.environ, **options.env, MARKER: MARKER_VALUE}
+        return await self._launcher.launch(
+            self.command(options, record), env=env, stdin=encode_config(config), on_stderr=on_stderr
+        )
+
+
+class _Spawning:
+    """Carries out one spawn: feeds the machine of `workerlib.core.spawning` and does what it says."""
+
+    def __init__(self, master: Master, options: SpawnOptions) -> None:
+        self._master = master
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._record = master.new_record(options)
+        self._over: asyncio.Future[None] = self._loop.create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._connection: Connection | None = None
+        self._launched: Launched | None = None
+        self._state: spawning.Spawn | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self) -> tuple[WorkerRecord, Connection | None]:
+        options = self._options
+        early: list[str] = []
+
+        def on_stderr(line: str) -> None:
+            options.on_stderr(options.name, line)
+            if self._state is None:
+                early.append(line)
+            else:
+                self._feed(spawning.Wrote(line))
+
+        try:
+            self._launched = await self._master.launch(options, self._record, on_stderr)
+            self._state = spawning.start(
+                self._loop.time(),
+                connection_timeout_s=options.connection_timeout_s,
+                spawn_timeout_s=options.spawn_timeout_s or 2 * options.connection_timeout_s,
+                wants_connection=options.shutdown_on is ShutdownOn.CONNECTION_CLOSED,
+            )
+            for line in early:
+                self._feed(spawning.Wrote(line))
+            if options.on_launched is not None:
+                options.on_launched(self._launched.pid)
+            self._go(self._follow_registration())
+            self._go(self._follow_foreground(self._launched))
+            self._arm()
+            await self._over
+        except OSError as error:
+            await self._end_all()
+            raise SpawnError(options.name, spawning.Stage.LAUNCHED, f"could not be started: {error}") from None
+        except BaseException:
+            await self._end_all()
+            raise
+        self._stop_following()
+        if self._state.failure is not None:
+            await self._end_all()
+            raise SpawnError(options.name, self._state.stage, self._state.failure, self._state.lines)
+        self._launched.close()
+        return self._record, self._connection
+
+    # The machine
+
+    def _feed(self, event: spawning.Event) -> None:
+        assert self._state is not None
+        self._state, effects = spawning.step(self._state, event)
+        self._do(effects)
+
+    def _tick(self) -> None:
+        assert self._state is not None
+        self._state, effects = spawning.tick(self._state, self._loop.time())
+        self._do(effects)
+
+    def _do(self, effects: tuple[Effect, ...]) -> None:
+        for effect in effects:
+            match effect:
+                case Effect.INITIALISE:
+                    self._go(self._initialise())
+                case Effect.CONNECT:
+                    self._go(self._connect())
+                case Effect.KILL:
+                    self._kill()
+                case Effect.SUCCEED | Effect.FAIL:
+                    self._over.set_result(None)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._state is not None and (by := spawning.next_deadline(self._state)) is not None:
+            self._timer = self._loop.call_at(by, self._tick)
+
+    def _go(self, coroutine: Any) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _stop_following(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+
+    # What happens
+
+    async def _follow_registration(self) -> None:
+        assert self._record.registered is not None
+        await self._record.registered
+        self._feed(spawning.Registered())
+        assert self._record.lost is not None
+        await self._record.lost
+        if self._launched_is_gone():
+            self._feed(spawning.Broken("ended before it was ready"))
+
+    def _launched_is_gone(self) -> bool:
+        # While the foreground process lives its exit status is to come, and tells more than a lost connection.
+        return self._state is not None and self._state.released
+
+    async def _follow_foreground(self, launched: Launched) -> None:
+        cause = await launched.wait()
+        self._feed(spawning.ForegroundExited(cause.status == 0, describe_exit(cause)))
+
+    async def _initialise(self) -> None:
+        options, record = self._options, self._record
+        try:
+            connection = await open_to(Uri(CONTROL, record.location), settings=effective_settings(options.settings))
+            async with connection:
+                args = [list(options.args), dict(options.kwargs)]
+                await connection.call("initialise", record.token, *args, target=CONTROL)
+        except (WorkerlibError, OSError) as error:
+            self._feed(spawning.Broken(_describe_refusal(error)))
+        except Exception as error:  # noqa: BLE001 - init's own error, rebuilt
+            self._feed(spawning.Broken(f"raised {type(error).__name__} in init: {error}"))
+        else:
+            self._feed(spawning.Initialised())
+
+    async def _connect(self) -> None:
+        options = self._options
+        try:
+            self._connection = await open_to(
+                self._record.uri, options.connect_arg, settings=effective_settings(options.settings)
+            )
+            await self._connection.call("lease", self._record.token, target=CONTROL)
+        except (WorkerlibError, OSError) as error:
+            self._feed(spawning.Broken(_describe_refusal(error)))
+        else:
+            self._feed(spawning.Connected())
+
+    # The end
+
+    def _kill(self) -> None:
+        if self._launched is not None:
+            self._launched.kill()
+
+    async def _end_all(self) -> None:
+        """Ends every process of a failed spawn, and waits for that."""
+        self._stop_following()
+        if self._connection is not None:
+            self._connection.abort()
+        launched, record = self._launched, self._record
+        if launched is not None:
+            launched.kill()
+            await launched.wait()
+            launched.close()
+        if record.pidfd >= 0:
+            await end_process(record.pidfd)  # not released: it was killed with the foreground process
+        self._master.forget(record)
+        if isinstance(record.location, UnixLocation):
+            Path(record.location.path).unlink(missing_ok=True)
+
+
+def describe_exit(cause: ExitCause) -> str:
+    """How a worker ended, from the exit of its foreground process, which hands on its daemon's status as 128+signal."""
+    status = cause.status
+    if status > 128:
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(status - 128).name}"
+    return f"exited with {status}"
+
+
+def _describe_refusal(error: Exception) -> str:
+    if isinstance(error, ConnectionLost):
+        return f"ended during its initialisation ({error})"
+    if isinstance(error, RemoteError):
+        return f"raised {error} in init"
+    return f"refused its initialisation: {error}"
+
+
+async def wait_pidfd(pidfd: int) -> None:
+    """Waits until the process has ended. It need not be a child; it is not reaped."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    own = os.dup(pidfd)  # a loop keeps one reader for each descriptor, and others may wait for the same process
+    loop.add_reader(own, lambda: ended.done() or ended.set_result(None))
+    try:
+        await ended
+    finally:
+        loop.remove_reader(own)
+        os.close(own)
+
+
+async def end_process(pidfd: int) -> None:
+    """Asks a process to end, waits for that, and kills it when it does not."""
+    own = os.dup(pidfd)
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(own, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(KILL_AFTER_S):
+                await wait_pidfd(own)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(own, signal.SIGKILL)
+            await wait_pidfd(own)
+    finally:
+        os.close(own)
+
+
+# The master of the running event loop
+
+_is_worker = False
+
+
+def become_worker() -> None:
+    """Notes that this process serves as a spawned worker. Raises UsageError when it has a master server."""
+    global _is_worker  # noqa: PLW0603 - a fact about the process, told once
+    if _masters:
+        raise UsageError("this process has called start_master_server: it cannot be a worker of another master too")
+    _is_worker = True
+
+
+_masters: dict[asyncio.AbstractEventLoop, tuple[Master, AsyncGenerator[None, None]]] = {}
+
+
+async def start_master(
+    *,
+    settings: RpcSettings | None = None,
+    launcher: Launcher | None = None,
+    worker_command: Sequence[str] | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> Master:
+    """Starts the master server of the running event loop. Raises UsageError when it has one already.
+
+    It ends with the loop: asyncio closes async generators when `asyncio.run` returns, which is the one hook it offers.
+    """
+    loop = asyncio.get_running_loop()
+    if worker_command is not None and _is_worker:
+        raise UsageError("this process is a spawned worker: it cannot call start_master_server (it can spawn, though)")
+    if loop in _masters:
+        raise UsageError("this event loop has a master server already; start it once, before the first spawn")
+    folder = process_dir()
+    server = Server(effective_settings(settings))
+    location = await server.listen(UnixLocation(str(folder / f"master-{secrets.token_hex(3)}.sock")), tls=tls)
+    master = Master(server, Uri(MASTER, location), folder, launcher=launcher, worker_command=worker_command)
+    life = _life_of(loop, master)
+    _masters[loop] = master, life
+    await anext(life)
+    return master
+
+
+async def _life_of(loop: asyncio.AbstractEventLoop, master: Master) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        del _masters[loop]
+        await master.server.close()
+        for record in list(master.workers.values()):
+            if record.pidfd >= 0:
+                os.close(record.pidfd)
+        remove_sockets(master.folder)
+
+
+async def current_master() -> Master:
+    """The master server of the running event loop, started when there is none."""
+    found = _masters.get(asyncio.get_running_loop())
+    return found[0] if found is not None else await start_master()

@@ -1,0 +1,267 @@
+"""`Worker`, the class that users subclass, and `Handle`, which names one running worker."""
+
+import secrets
+import ssl
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Self, TypeVar, cast, overload
+
+from workerlib.connection import Connection, open_to
+from workerlib.core.payload import Signature
+from workerlib.core.uri import Location, UnixLocation, Uri, parse_uri
+from workerlib.errors import ConnectionLost, UsageError
+from workerlib.redirects import Redirect
+from workerlib.runtime import (
+    CONNECTION_TIMEOUT_S,
+    CONTROL,
+    SpawnOptions,
+    current_master,
+    effective_settings,
+    print_stderr,
+)
+from workerlib.server import Server
+from workerlib.shell.private_dir import process_dir
+from workerlib.spec import RpcSettings, ShutdownOn, read_parameters
+
+W = TypeVar("W")
+
+
+@dataclass(frozen=True)
+class Handle(Generic[W]):
+    """Identifies a worker; can travel in arguments and results. Holding one keeps nothing alive."""
+
+    worker_id: str
+    uri: str
+    name: str
+
+    async def connect(
+        self,
+        arg: Any = None,
+        *,
+        settings: RpcSettings | None = None,
+        tls: ssl.SSLContext | None = None,
+        insecure: bool = False,
+    ) -> Connection:
+        """A new connection to the worker; `arg` is given to its `connected`. See `connect` for what is raised."""
+        return await connect(self.uri, arg, settings=settings, tls=tls, insecure=insecure)
+
+    async def shutdown(self) -> None:
+        """Ends the worker, and returns when its connections have ended. Idempotent: a worker that has gone is fine."""
+        try:
+            async with await connect(f"PYRO:{CONTROL}@{parse_uri(self.uri).location}") as connection:
+                await connection.call("shutdown", self.worker_id, target=CONTROL)
+                await connection.wait_closed()
+        except (ConnectionLost, FileNotFoundError, ConnectionRefusedError):
+            pass
+
+
+async def connect(
+    uri: str,
+    arg: Any = None,
+    *,
+    settings: RpcSettings | None = None,
+    tls: ssl.SSLContext | None = None,
+    insecure: bool = False,
+    within_s: float | None = None,
+) -> Connection:
+    """Connects to a worker by its URI, as a handle or a name server gives it. `arg` goes to the worker's `connected`.
+
+    Raises OSError when nobody listens, HandshakeError when the worker refuses (its id is not the URI's, `connected`
+    raised), UsageError for a malformed URI and for TCP without `tls` or `insecure`, TimeoutError after `within_s`.
+    """
+    return await open_to(
+        parse_uri(uri), arg, settings=effective_settings(settings), tls=tls, insecure=insecure, within_s=within_s
+    )
+
+
+class Served(Generic[W]):
+    """A worker that is served in this process. An async context manager: leaving it ends the service."""
+
+    def __init__(self, server: Server, handle: Handle[W], worker: W) -> None:
+        self._server = server
+        self.handle = handle
+        self.worker = worker
+
+    async def close(self) -> None:
+        """Stops listening and ends the connections. Idempotent."""
+        await self._server.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+async def initialise(worker: object, args: list[Any], kwargs: Mapping[str, Any]) -> None:
+    """Calls a worker's `init` with arguments checked against its types. Raises ArgumentError, or what `init` raises."""
+    init = getattr(worker, "init", None)
+    what = f"{type(worker).__qualname__}.init"
+    if init is None:
+        if args or kwargs:
+            raise UsageError(f"{what} is not defined, so the worker takes no init argument")
+        return
+    parameters, _ = read_parameters(init, skip=0)
+    positional, named = Signature(what, parameters).bind_plain(args, kwargs)
+    await init(*positional, **named)
+
+
+def reference_of(worker: type) -> str:
+    """How another process finds the class: `module:Class`, or the script's path for a class of `__main__`.
+
+    Raises UsageError for a class that no other process can find.
+    """
+    if "<locals>" in worker.__qualname__:
+        raise UsageError(f"{worker.__qualname__} is defined inside a function, where no other process can find it")
+    module = worker.__module__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        module = spec.name if spec is not None else getattr(main, "__file__", None) or ""
+        if not module:
+            raise UsageError(f"{worker.__qualname__} is defined in an interactive session; put it into a file")
+        if spec is None:
+            from os.path import abspath  # noqa: PLC0415 - only for a class of a script
+
+            module = abspath(module)
+    return f"{module}:{worker.__qualname__}"
+
+
+class Worker:
+    """Base class of workers: subclass it, and decorate the methods that clients may call.
+
+    Two methods are found by name, with any typed parameters: `async def init(self, ...)` is called once, before any
+    client can connect, with the arguments of `spawn` or `serve` (worker state); `async def connected(self, session,
+    arg)` is called for each connection with what the client gave to `connect`, may refuse it by raising, and what it
+    returns becomes `session.state` (connection state).
+    """
+
+    @overload
+    @classmethod
+    async def spawn(
+        cls,
+        *args: Any,
+        shutdown_on: Literal[ShutdownOn.CONNECTION_CLOSED],
+        redirect_stdout: Redirect,
+        redirect_stderr: Redirect,
+        name: str | None = None,
+        init: Mapping[str, Any] | None = None,
+        connect_arg: Any = None,
+        on_failure: Callable[[Exception], object] | None = None,
+        env: Mapping[str, str] | None = None,
+        cd: str = "/",
+        umask: int | None = None,
+        connection_timeout_s: float = CONNECTION_TIMEOUT_S,
+        spawn_timeout_s: float | None = None,
+        settings: RpcSettings | None = None,
+        on_stderr: Callable[[str, str], object] = print_stderr,
+    ) -> Connection: ...
+    @overload
+    @classmethod
+    async def spawn(
+        cls,
+        *args: Any,
+        shutdown_on: Literal[ShutdownOn.HEARTBEATER_CONNECTION_TIMEOUT, ShutdownOn.CALLED_SHUTDOWN_FUNCTION],
+        redirect_stdout: Redirect,
+        redirect_stderr: Redirect,
+        name: str | None = None,
+        init: Mapping[str, Any] | None = None,
+        on_failure: Callable[[Exception], object] | None = None,
+        env: Mapping[str, str] | None = None,
+        cd: str = "/",
+        umask: int | None = None,
+        connection_timeout_s: float = CONNECTION_TIMEOUT_S,
+        spawn_timeout_s: float | None = None,
+        settings: RpcSettings | None = None,
+        on_stderr: Callable[[str, str], object] = print_stderr,
+    ) -> Handle[Self]: ...
+    @classmethod
+    async def spawn(
+        cls,
+        *args: Any,
+        shutdown_on: ShutdownOn,
+        redirect_stdout: Redirect,
+        redirect_stderr: Redirect,
+        name: str | None = None,
+        init: Mapping[str, Any] | None = None,
+        connect_arg: Any = None,
+        on_failure: Callable[[Exception], object] | None = None,
+        env: Mapping[str, str] | None = None,
+        cd: str = "/",
+        umask: int | None = None,
+        connection_timeout_s: float = CONNECTION_TIMEOUT_S,
+        spawn_timeout_s: float | None = None,
+        settings: RpcSettings | None = None,
+        on_stderr: Callable[[str, str], object] = print_stderr,
+    ) -> Any:
+        """Starts a worker process of this class and returns when it is initialised.
+
+        `args`, and `init` by name, are the arguments of the worker's `init`. What is returned, and who may end the
+        worker when, is chosen by `shutdown_on`; see ShutdownOn.
+
+        Until the worker is released, each line of its stderr goes to `on_stderr(name, line)`, by default to this
+        process's stderr as `[WORKER name STDERR]: line`, and its stdout is thrown away; afterwards both go to the
+        redirects. There is no default for these, so that nobody loses a worker's stderr without having said so.
+
+        `on_failure` is called with an error that occurred in the worker outside of any call; the worker shuts down
+        after it. `env` is added to this process's environment. `cd` and `umask` are the worker's (None: the umask of
+        this process). `connection_timeout_s` bounds each of: its registration, its wait to be initialised, its wait for
+        the first connection; `spawn_timeout_s` (default: twice that) the whole.
+
+        Raises SpawnError when the worker does not come up; then no process of it is left. Raises UsageError for a
+        class that another process cannot find.
+        """
+        cls_name = name or cls.__name__
+        master = await current_master()
+        record, connection = await master.spawn(
+            SpawnOptions(
+                reference=reference_of(cls),
+                name=cls_name,
+                args=args,
+                kwargs=init or {},
+                shutdown_on=shutdown_on,
+                stdout=redirect_stdout,
+                stderr=redirect_stderr,
+                cd=cd,
+                umask=umask,
+                env=env or {},
+                connect_arg=connect_arg,
+                connection_timeout_s=connection_timeout_s,
+                spawn_timeout_s=spawn_timeout_s,
+                settings=settings,
+                on_failure=on_failure,
+                on_stderr=on_stderr,
+            )
+        )
+        return connection or Handle(record.worker_id, str(record.uri), record.name)
+
+    @classmethod
+    async def serve(
+        cls,
+        *args: Any,
+        init: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        location: Location | None = None,
+        settings: RpcSettings | None = None,
+        tls: ssl.SSLContext | None = None,
+        insecure: bool = False,
+    ) -> Served[Self]:
+        """Offers a worker of this class in *this* process: clients connect by its handle as to any other worker.
+
+        `location` is where to listen, by default a Unix socket in this user's private directory. Raises what `init`
+        raises, UsageError for TCP without `tls` or `insecure`, OSError when the location cannot be bound.
+        """
+        worker = cls()
+        await initialise(worker, list(args), init or {})
+        server = Server(effective_settings(settings))
+        worker_id = f"{name or cls.__name__}-{secrets.token_hex(6)}"
+        if location is None:
+            location = UnixLocation(str(process_dir() / f"{worker_id[-12:]}.sock"))
+        elif not isinstance(location, UnixLocation) and tls is None and not insecure:
+            raise UsageError(
+                f"{location}: TCP without TLS shows every byte to the network; give tls=, or insecure=True"
+            )
+        server.add(worker_id, worker)
+        where = await server.listen(location, tls=tls)
+        return Served(server, Handle(worker_id, str(Uri(worker_id, where)), name or cls.__name__), cast("Self", worker))
