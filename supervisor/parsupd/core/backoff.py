@@ -18,7 +18,7 @@ def delay_s(restarts_in_row: int, *, first_s: float, steps: int, max_s: float) -
         return first_s
     if restarts_in_row >= steps:
         return max_s
-    return float(first_s * (max_s / first_s) ** (restarts_in_row / steps))
+    return min(max_s, float(first_s * (max_s / first_s) ** (restarts_in_row / steps)))
 
 
 def restarts_after_run(restarts_in_row: int, *, ran_s: float, reset_after_s: float) -> int:

@@ -1,0 +1,327 @@
+"""The fleet under random commands and an executor that answers late, in any order, and with stale reports."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from parsupd.core.effects import (
+    AllDown,
+    CancelSpawn,
+    Changed,
+    Note,
+    Publish,
+    Shutdown,
+    SignalGroup,
+    Spawn,
+    Unkillable,
+    Withdraw,
+)
+from parsupd.core.events import (
+    DeadlineReached,
+    Exited,
+    GroupEmpty,
+    ReadinessLost,
+    Ready,
+    Restart,
+    ShutdownRequested,
+    Spawned,
+    SpawnFailed,
+    Start,
+    StartDefault,
+    Stop,
+)
+from parsupd.core.fleet import AT_REST, Fleet, ShuttingDownError
+from parsupd.core.units import (
+    SIGKILL,
+    Configuration,
+    DaemonSettings,
+    Dependency,
+    ExitCause,
+    InstanceName,
+    RestartPolicy,
+    SubState,
+    UnitSpec,
+    UnitType,
+)
+
+NAMES = ("a", "b", "c", "d", "e")
+CAUSES = st.sampled_from(
+    [ExitCause.exited(0), ExitCause.exited(1), ExitCause.signaled(9), ExitCause.signaled(15), ExitCause.unknown()]
+)
+
+
+@st.composite
+def configurations(draw: Any) -> Configuration:
+    """Five units at most; each may name those before it."""
+    units: dict[str, UnitSpec] = {}
+    for name in NAMES[: draw(st.integers(1, len(NAMES)))]:
+        kind = draw(st.sampled_from(UnitType))
+        edges = {
+            key: tuple(Dependency(other) for other in draw(st.sets(st.sampled_from(sorted(units)), max_size=2)))
+            for key in ("requires", "wants", "after")
+            if units
+        }
+        policies = [RestartPolicy.NO, RestartPolicy.ON_FAILURE, RestartPolicy.ALWAYS]
+        units[name] = UnitSpec(
+            name=name,
+            type=kind,
+            instances=draw(st.integers(0, 2)),
+            enabled=draw(st.booleans()),
+            exit_with=draw(st.integers(0, 9)) == 0,
+            restart=draw(st.sampled_from(policies[:2] if kind is UnitType.ONESHOT else policies)),
+            start_limit_burst=draw(st.sampled_from([0, 2])),
+            **edges,
+        )
+    return Configuration(DaemonSettings(), units)
+
+
+@dataclass
+class Life:
+    """What the fake executor knows of one generation: the contract that `events` describes."""
+
+    instance: InstanceName
+    generation: int
+    worker: bool
+    spawning: bool = True  # the spawn has not told its end
+    pid: bool = False
+    ready: bool = False
+    exited: bool = False
+    gone: bool = False
+    reports: list[Any] = field(default_factory=list)  # everything ever reported, to be repeated as stale
+
+
+class Machine(RuleBasedStateMachine):
+    """Commands, reports in any order that the contract allows, and time."""
+
+    @initialize(configuration=configurations())
+    def begin(self, configuration: Configuration) -> None:
+        self.specs = configuration.units
+        self.fleet = Fleet(configuration)
+        self.now = 0.0
+        self.lives: dict[InstanceName, list[Life]] = {}
+        self.published: set[InstanceName] = set()
+        self.shutdowns = 0
+        self.all_downs = 0
+
+    # The fake executor.
+
+    def give(self, event: Any) -> None:
+        note(f"{self.now:.2f} {event}")
+        for effect in self.fleet.handle(event, self.now):
+            note(f"    {effect}")
+            self.carry_out(effect)
+
+    def carry_out(self, effect: Any) -> None:
+        match effect:
+            case Spawn(instance, generation):
+                lives = self.lives.setdefault(instance, [])
+                assert all(life.gone for life in lives), "spawned beside a living generation"
+                assert generation == len(lives) + 1, "generations are counted one by one"
+                lives.append(Life(instance, generation, self.specs[instance.unit].type is UnitType.WORKER))
+                for other in self.specs[instance.unit].requires:
+                    for status in self.fleet.status(other.unit):
+                        assert status.sub_state in {SubState.RUNNING, SubState.EXITED} or status.target.value == "down"
+            case SignalGroup(instance, generation, signal):
+                life = self.lives[instance][generation - 1]
+                assert life.pid, "signalled what has no process"
+                assert not life.gone, "signalled a group that is gone"
+                if signal != SIGKILL and not life.exited and not life.gone:
+                    self.check_dependants_down(instance)
+            case CancelSpawn(instance, generation):
+                assert generation == len(self.lives[instance])
+            case Publish(instance, _, _):
+                assert instance not in self.published
+                self.published.add(instance)
+            case Withdraw(instance, _):
+                self.published.remove(instance)
+            case Shutdown():
+                self.shutdowns += 1
+            case AllDown():
+                self.all_downs += 1
+            case Changed() | Note() | Unkillable():
+                assert effect.instance in self.lives or isinstance(effect, Changed)
+
+    def check_dependants_down(self, instance: InstanceName) -> None:
+        """Whoever requires the unit and is being stopped by request is down, when the whole unit is being stopped."""
+        if any(each.target.value == "up" for each in self.fleet.status(instance.unit)):
+            return
+        for spec in self.specs.values():
+            if any(edge.unit == instance.unit for edge in spec.requires):
+                for status in self.fleet.status(spec.name):
+                    assert status.sub_state in AT_REST, f"{instance} is signalled while {status.name} is up"
+
+    def current(self) -> list[Life]:
+        return [lives[-1] for lives in self.lives.values() if lives and not (lives[-1].gone and not lives[-1].spawning)]
+
+    def report(self, life: Life, event: Any) -> None:
+        life.reports.append(event)
+        self.give(event)
+
+    def possible(self) -> list[tuple[Life, str]]:
+        """All reports that the contract allows now."""
+        found = []
+        for life in self.current():
+            if not life.pid and life.spawning and not life.gone:
+                found += [(life, "spawned"), (life, "spawn failed")]
+            if life.pid and life.worker and life.spawning:
+                found += [(life, "ready"), (life, "spawn failed")]
+            if life.worker and life.ready:
+                found.append((life, "lost"))
+            if life.pid and not life.exited:
+                found.append((life, "exited"))
+            if life.exited and not life.gone:
+                found.append((life, "empty"))
+        return found
+
+    def answer(self, life: Life, what: str, cause: ExitCause) -> None:
+        names = (life.instance, life.generation)
+        match what:
+            case "spawned":
+                life.pid = True
+                life.spawning = life.worker
+                self.report(life, Spawned(*names, 100 + life.generation))
+            case "spawn failed":
+                life.spawning = False
+                life.gone = life.gone or not life.pid
+                self.report(life, SpawnFailed(*names, ExitCause.spawn_failed("made up"), ("line",)))
+            case "ready":
+                life.spawning, life.ready = False, True
+                self.report(life, Ready(*names, "PYRO:x@./u:/x"))
+            case "lost":
+                life.ready = False
+                self.report(life, ReadinessLost(*names, "made up"))
+            case "exited":
+                life.exited = True
+                self.report(life, Exited(*names, cause))
+            case "empty":
+                life.gone = True
+                self.report(life, GroupEmpty(*names))
+
+    # Rules.
+
+    def command(self, event: Any) -> None:
+        try:
+            self.give(event)
+        except ShuttingDownError:
+            assert self.shutdowns == 1
+
+    @rule()
+    def start_default(self) -> None:
+        self.command(StartDefault())
+
+    @rule(data=st.data(), kind=st.sampled_from([Start, Stop, Restart]))
+    def order(self, data: Any, kind: Any) -> None:
+        names = [*self.specs, *(status.name for status in self.fleet.status())]
+        self.command(kind(data.draw(st.sampled_from(names))))
+
+    @precondition(lambda self: self.possible())
+    @rule(data=st.data(), cause=CAUSES)
+    def world_answers(self, data: Any, cause: ExitCause) -> None:
+        life, what = data.draw(st.sampled_from(self.possible()), label="answer")
+        self.answer(life, what, cause)
+
+    @precondition(lambda self: any(len(lives) > 1 for lives in self.lives.values()))
+    @rule(data=st.data())
+    def stale_report(self, data: Any) -> None:
+        reports = [report for lives in self.lives.values() for life in lives[:-1] for report in life.reports]
+        before = self.fleet.status()
+        self.give(data.draw(st.sampled_from(reports), label="stale"))
+        assert self.fleet.status() == before, "a stale report acted"
+
+    @precondition(lambda self: self.fleet.next_deadline() is not None)
+    @rule()
+    def time_passes(self) -> None:
+        self.now = max(self.now, self.fleet.next_deadline())
+        self.give(DeadlineReached())
+
+    @rule(seconds=st.floats(0.01, 100))
+    def deadlines_come_late(self, seconds: float) -> None:
+        self.now += seconds
+        self.give(DeadlineReached())
+        assert self.fleet.next_deadline() is None or self.fleet.next_deadline() > self.now
+
+    @precondition(lambda self: self.shutdowns == 0)
+    @rule(often=st.integers(0, 5))
+    def shutdown(self, often: int) -> None:
+        if often == 0:
+            self.give(ShutdownRequested("SIGTERM"))
+
+    # What always holds.
+
+    @invariant()
+    def states_agree_with_the_world(self) -> None:
+        if not hasattr(self, "fleet"):
+            return
+        for status in self.fleet.status():
+            instance = InstanceName.parse(status.name)
+            lives = self.lives.get(instance, [])
+            assert sum(not life.gone for life in lives) <= 1
+            alive = bool(lives) and not lives[-1].gone
+            living = {SubState.STARTING, SubState.RUNNING, SubState.STOPPING, SubState.KILLING}
+            assert alive == (status.sub_state in living), status
+            worker = status.type is UnitType.WORKER
+            assert (instance in self.published) == (worker and status.sub_state is SubState.RUNNING), status
+            assert (status.uri != "") == (instance in self.published)
+            assert status.generation == len(lives)
+        assert self.all_downs <= self.shutdowns <= 1
+        assert self.check_tallies() == []
+
+    def check_tallies(self) -> list[str]:
+        """The tallies that are kept up to date equal those counted afresh, and nobody waits for nothing."""
+        wrong = []
+        for name, unit in self.fleet._units.items():
+            parts = [self.fleet._parts[instance] for instance in unit.instances]
+            if tuple(unit.tally) != tuple(map(sum, zip(*parts, strict=True))) and parts:
+                wrong.append(f"{name} tally")
+            leaving = sum(self.fleet._units[other].tally.leaving > 0 for other in self.fleet._dependants[name])
+            if unit.leaving_dependants != leaving:
+                wrong.append(f"{name} leaving")
+            if unit.waiting and not unit.blockers:
+                wrong.append(f"{name} waits for nothing")
+            if unit.held and not unit.leaving_dependants:
+                wrong.append(f"{name} is held back for nothing")
+        return wrong
+
+    def teardown(self) -> None:
+        """A shutdown converges from wherever it is, as soon as the world answers and time passes."""
+        if not hasattr(self, "fleet"):
+            return
+        if not self.shutdowns:
+            self.give(ShutdownRequested("the end"))
+        for _ in range(200):
+            for life, what in self.possible():
+                if what in {"spawned", "exited", "empty"}:
+                    self.answer(life, what, ExitCause.signaled(15))
+            if self.fleet.next_deadline() is not None:
+                self.time_passes()
+            self.states_agree_with_the_world()
+        assert self.all_downs == 1, "a shutdown did not converge"
+        assert {status.sub_state for status in self.fleet.status()} <= AT_REST
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_the_fleet_keeps_its_promises_whatever_comes(part: int) -> None:
+    """Never two live generations, never a spawn beside a living group, a name exactly while running, dependants down
+    before what they require is stopped, stale reports without effect, and a shutdown that always converges, once.
+    """
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=120,
+            stateful_step_count=60,
+            deadline=None,
+            derandomize=part == 0,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
