@@ -50,6 +50,8 @@ class Parameters:
     """How many of the first parameters have no default."""
     keyword_only: frozenset[str]
     """Names that only `name=value` can give."""
+    required_keywords: frozenset[str] = frozenset()
+    """Those of them that have no default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +71,23 @@ def read_parameters(call: Callable[..., Any], skip: int) -> tuple[Parameters, An
     hints = get_type_hints(call, include_extras=True)
     names: list[str] = []
     keyword_only: set[str] = set()
+    required_keywords: set[str] = set()
     required = 0
     for parameter in list(inspect.signature(call).parameters.values())[skip:]:
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
-            raise UsageError(f"{call.__qualname__}: a worker function cannot take *{parameter.name}; name each parameter")
+            raise UsageError(
+                f"{call.__qualname__}: a worker function cannot take *{parameter.name}; name each parameter"
+            )
         if parameter.kind is parameter.KEYWORD_ONLY:
             keyword_only.add(parameter.name)
-        if parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY:
+            if parameter.default is parameter.empty:
+                required_keywords.add(parameter.name)
+        elif parameter.default is parameter.empty:
             required += 1
         names.append(parameter.name)
     types = tuple(hints.get(name, Any) for name in names)
-    return Parameters(tuple(names), types, required, frozenset(keyword_only)), hints.get("return", Any)
+    parameters = Parameters(tuple(names), types, required, frozenset(keyword_only), frozenset(required_keywords))
+    return parameters, hints.get("return", Any)
 
 
 class Function(Generic[P, R]):
