@@ -20,9 +20,9 @@ def key_lines(text: str) -> dict[Path, int]:
         if inside is None:
             if header := HEADER.match(line):
                 table = _split(header[1])
-                lines.setdefault(table, number)
+                _enter(lines, table, number)
             elif assignment := ASSIGNMENT.match(line):
-                lines.setdefault((*table, *_split(assignment[1])), number)
+                _enter(lines, (*table, *_split(assignment[1])), number)
         for quotes in ('"""', "'''"):
             if inside in {None, quotes} and line.count(quotes) % 2:
                 inside = None if inside else quotes
@@ -34,6 +34,12 @@ def line_of(lines: Mapping[Path, int], path: Path) -> int | None:
     while path and path not in lines:
         path = path[:-1]
     return lines.get(path)
+
+
+def _enter(lines: dict[Path, int], path: Path, number: int) -> None:
+    """A key also opens the tables above it, unless an earlier line did."""
+    for length in range(1, len(path) + 1):
+        lines.setdefault(path[:length], number)
 
 
 def _split(dotted: str) -> Path:

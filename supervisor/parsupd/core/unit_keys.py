@@ -153,8 +153,9 @@ def signal(value: Any) -> int:
 
 
 def output(value: Any) -> Output:
+    text(value)
     try:
-        return Output.parse(text(value))
+        return Output.parse(value)
     except ValueError:
         kinds = [kind.value for kind in OutputKind if kind is not OutputKind.APPEND] + ["append:/path"]
         raise BadValueError(f"must be one of {', '.join(kinds)}, not {value!r}{did_you_mean(value, kinds)}") from None

@@ -1,0 +1,386 @@
+"""Unit files: what is accepted, what is refused and where the message points."""
+
+import math
+from contextlib import suppress
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parsupd.core.toml_lines import key_lines
+from parsupd.core.unit_keys import UNIT_KEYS, BadValueError
+from parsupd.core.unitfile import ConfigurationError, include_patterns, parse, parse_environment, resolve
+from parsupd.core.units import (
+    SIGNALS,
+    Dependency,
+    LogFormat,
+    Output,
+    OutputKind,
+    RestartPolicy,
+    UnitSpec,
+    UnitType,
+)
+
+MAIN = "/etc/parsupd/parsupd.toml"
+
+
+def one(text: str) -> UnitSpec:
+    """The only unit of a file."""
+    (spec,) = parse([(MAIN, text)], MAIN).units.values()
+    return spec
+
+
+def problems(*files: str) -> list[str]:
+    """The messages for files a, b, c ...; the first is the main one."""
+    named = [(f"/etc/{name}.toml", text) for name, text in zip("abc", files, strict=False)]
+    with pytest.raises(ConfigurationError) as caught:
+        parse(named, "/etc/a.toml")
+    assert str(caught.value) == "\n".join(map(str, caught.value.problems))
+    return str(caught.value).replace("/etc/", "").splitlines()
+
+
+EVERYTHING = """
+[parsupd]
+runtime_dir = "run"
+state_dir = "/var/lib/x"
+log = "json"
+include = ["units.d/*.toml", "/srv/*.toml"]
+
+[unit.marketdata]
+type = "worker"
+worker = "marketdata.job:Feed"
+init = ["a", 1]
+
+[unit.migrate]
+type = "oneshot"
+exec = ["/usr/bin/migrate", "--all", ""]
+exit_with = true
+restart = "on-failure"
+
+[unit.pricing]
+type = "worker"
+description = "Prices"
+worker = "pricing.job:Pricing.Inner"
+python = "venv/bin/python"
+instances = 4
+enabled = false
+requires = ["marketdata", "migrate:completed"]
+wants = ["log"]
+after = []
+restart = "on-abnormal"
+restart_sec = 1
+restart_steps = 3
+restart_max_delay_sec = 60.5
+restart_reset_after_sec = 7
+start_limit_burst = 0
+start_limit_interval_sec = 3
+timeout_start_sec = inf
+timeout_stop_sec = 5
+stop_signal = "SIGINT"
+stdout = "append:../log/out"
+stderr = "null"
+environment = { TZ = "UTC" }
+environment_file = ["/etc/default/pricing", "pricing.env"]
+working_directory = ".."
+umask = "0027"
+[unit.pricing.init]
+currency = "EUR"
+
+[unit.log]
+type = "simple"
+exec = ["logger"]
+"""
+
+
+def test_every_key_arrives() -> None:
+    """A file with all keys becomes exactly these values; paths are resolved against the file."""
+    configuration = parse([(MAIN, EVERYTHING)], MAIN)
+    daemon = configuration.daemon
+    assert daemon.runtime_dir == "/etc/parsupd/run"
+    assert daemon.state_dir == "/var/lib/x"
+    assert daemon.log is LogFormat.JSON
+    assert daemon.include == ("/etc/parsupd/units.d/*.toml", "/srv/*.toml")
+    assert list(configuration.units) == ["marketdata", "migrate", "pricing", "log"]
+    assert configuration.units["pricing"] == UnitSpec(
+        name="pricing",
+        source=MAIN,
+        type=UnitType.WORKER,
+        description="Prices",
+        worker="pricing.job:Pricing.Inner",
+        python="/etc/parsupd/venv/bin/python",
+        init={"currency": "EUR"},
+        instances=4,
+        enabled=False,
+        requires=(Dependency("marketdata"), Dependency("migrate", completed=True)),
+        wants=(Dependency("log"),),
+        restart=RestartPolicy.ON_ABNORMAL,
+        restart_s=1.0,
+        restart_steps=3,
+        restart_max_delay_s=60.5,
+        restart_reset_after_s=7.0,
+        start_limit_burst=0,
+        start_limit_interval_s=3.0,
+        timeout_start_s=math.inf,
+        timeout_stop_s=5.0,
+        stop_signal=SIGNALS["SIGINT"],
+        stdout=Output(OutputKind.APPEND, "/etc/log/out"),
+        stderr=Output(OutputKind.NULL),
+        environment={"TZ": "UTC"},
+        environment_file=("/etc/default/pricing", "/etc/parsupd/pricing.env"),
+        working_directory="/etc",
+        umask=0o027,
+    )
+    assert configuration.units["migrate"].exec == ("/usr/bin/migrate", "--all", "")
+    assert configuration.units["marketdata"].init == ("a", 1)
+
+
+def test_keys_and_fields_are_the_same() -> None:
+    """Each key of the table has its field, and each field but name and source has its key."""
+    keys = {key.removesuffix("_sec") + "_s" if key.endswith("_sec") else key for key in UNIT_KEYS}
+    assert keys == {field.name for field in fields(UnitSpec)} - {"name", "source"}
+
+
+def test_the_file_above_uses_every_key() -> None:
+    """So that test_every_key_arrives says what its name says."""
+    assert set(UNIT_KEYS) <= {path[-1] for path in key_lines(EVERYTHING)}
+
+
+def test_defaults_of_a_daemon_and_of_a_oneshot() -> None:
+    """As DESIGN 4.1 has them; a oneshot is not repeated and may take its time."""
+    simple = one('[unit.a]\ntype = "simple"\nexec = ["x"]')
+    assert (simple.restart, simple.restart_s, simple.restart_steps) == (RestartPolicy.ON_FAILURE, 0.1, 5)
+    assert (simple.start_limit_burst, simple.start_limit_interval_s) == (5, 10)
+    assert (simple.timeout_start_s, simple.timeout_stop_s) == (30, 10)
+    assert (simple.restart_max_delay_s, simple.restart_reset_after_s) == (30, 60)
+    assert (simple.stop_signal, simple.instances, simple.enabled, simple.exit_with) == (15, 1, True, False)
+    oneshot = one('[unit.a]\ntype = "oneshot"\nexec = ["x"]')
+    assert (oneshot.restart, oneshot.timeout_start_s) == (RestartPolicy.NO, math.inf)
+
+
+def test_stderr_follows_stdout_unless_it_is_set() -> None:
+    """As StandardError= does in systemd."""
+    assert one('[unit.a]\ntype = "simple"\nexec = ["x"]\nstdout = "null"').stderr.kind is OutputKind.NULL
+
+
+HEAD = '[unit.a]\ntype = "simple"\nexec = ["x"]\n'
+KINDS = "worker, simple, oneshot"
+
+# text of the file -> the messages, in order
+REFUSED = {
+    '[unit.a]\ntype = "simple"\nexec = ["x"]\nrestrt_sec = 1': [
+        "a.toml:4: unit.a.restrt_sec: unknown key; did you mean 'restart_sec'?"
+    ],
+    HEAD + "watchdog_sec = 20": ["a.toml:4: unit.a.watchdog_sec: unknown key"],
+    HEAD + 'restart_sec = "1"': ["a.toml:4: unit.a.restart_sec: must be a number of seconds, 0 or more, not '1'"],
+    HEAD + "restart_sec = -1": ["a.toml:4: unit.a.restart_sec: must be a number of seconds, 0 or more, not -1"],
+    HEAD + "restart_sec = true": ["a.toml:4: unit.a.restart_sec: must be a number of seconds, 0 or more, not True"],
+    HEAD + "restart_sec = inf": ["a.toml:4: unit.a.restart_sec: must be a number of seconds, 0 or more, not inf"],
+    HEAD + "timeout_stop_sec = nan": [
+        "a.toml:4: unit.a.timeout_stop_sec: must be a number of seconds, 0 or more, or inf, not nan"
+    ],
+    HEAD + "instances = 10001": ["a.toml:4: unit.a.instances: must be a whole number from 0 to 10000, not 10001"],
+    HEAD + "instances = 1.0": ["a.toml:4: unit.a.instances: must be a whole number from 0 to 10000, not 1.0"],
+    HEAD + "enabled = 1": ["a.toml:4: unit.a.enabled: must be true or false, not 1"],
+    HEAD + 'restart = "on-fail"': [
+        (
+            "a.toml:4: unit.a.restart: must be one of no, on-success, on-failure, on-abnormal, on-watchdog, always, "
+            "not 'on-fail'; did you mean 'on-failure'?"
+        )
+    ],
+    HEAD + 'stop_signal = "SIGTREM"': [
+        "a.toml:4: unit.a.stop_signal: must be the name of a signal, not 'SIGTREM'; did you mean 'SIGTERM'?"
+    ],
+    HEAD + 'stdout = "jornal"': [
+        (
+            "a.toml:4: unit.a.stdout: must be one of journal, file, null, inherit, append:/path, not 'jornal'; "
+            "did you mean 'journal'?"
+        )
+    ],
+    HEAD + 'stdout = "append:"': [
+        (
+            "a.toml:4: unit.a.stdout: must be one of journal, file, null, inherit, append:/path, not 'append:'; "
+            "did you mean 'append:/path'?"
+        )
+    ],
+    HEAD + "umask = 22": ['a.toml:4: unit.a.umask: must be a string of octal digits such as "022", not 22'],
+    HEAD + "environment = { TZ = 1 }": ["a.toml:4: unit.a.environment.TZ: must be a string, not 1"],
+    HEAD + "[unit.a.environment]\nTZ = 1": ["a.toml:4: unit.a.environment.TZ: must be a string, not 1"],
+    HEAD + 'environment = { "1A" = "x" }': ["a.toml:4: unit.a.environment.1A: is not the name of a variable"],
+    HEAD + 'requires = ["b", 1]': ["a.toml:4: unit.a.requires[1]: must be a string, not 1"],
+    HEAD + 'after = "b"': ["a.toml:4: unit.a.after: must be an array, not 'b'"],
+    HEAD + 'worker = "m:C"': ["a.toml:4: unit.a.worker: is for units of type worker only, and this one is simple"],
+    '[unit.a]\ntype = "simple"': ["a.toml:1: unit.a: a unit of type simple needs the key 'exec'"],
+    '[unit.a]\ntype = "worker"\nexec = ["x"]': [
+        "a.toml:1: unit.a: a unit of type worker needs the key 'worker'",
+        "a.toml:3: unit.a.exec: is for units of type simple and oneshot only, and this one is worker",
+    ],
+    '[unit.a]\ntype = "worker"\nworker = "module.Class"': [
+        "a.toml:3: unit.a.worker: must be \"module:Class\", not 'module.Class'"
+    ],
+    '[unit.a]\nexec = ["x"]': [f"a.toml:1: unit.a: needs a type: {KINDS}"],
+    '[unit.a]\ntype = "forking"\nexec = ["x"]': [f"a.toml:2: unit.a.type: must be one of {KINDS}, not 'forking'"],
+    '[unit.a]\ntype = "simple"\nexec = []': ["a.toml:3: unit.a.exec: must not be empty"],
+    '[unit.a]\ntype = "simple"\nexec = [""]': ["a.toml:3: unit.a.exec[0]: must not be empty"],
+    '[unit.a]\ntype = "simple"\nexec = "x --flag"': ["a.toml:3: unit.a.exec: must be an array, not 'x --flag'"],
+    '[unit.a]\ntype = "oneshot"\nexec = ["x"]\nrestart = "always"': [
+        "a.toml:4: unit.a.restart: a oneshot that has done its work is not repeated: not 'always'"
+    ],
+    '[unit."a@b"]\ntype = "simple"\nexec = ["x"]': [
+        "a.toml:1: unit.a@b: a unit's name has letters, digits, dots, dashes and underscores, 128 at most"
+    ],
+    "unit = 1": ["a.toml:1: unit: must be tables [unit.NAME], not 1"],
+    "[unit]\na = 1": ["a.toml:2: unit.a: must be a table, not 1"],
+    "[units.a]": ["a.toml:1: units: unknown table or key; did you mean 'unit'?"],
+    '[parsupd]\nlog = "jsn"': [
+        "a.toml:2: parsupd.log: must be one of auto, journal, console, json, not 'jsn'; did you mean 'json'?"
+    ],
+    "[parsupd]\nruntimedir = 1": ["a.toml:2: parsupd.runtimedir: unknown key; did you mean 'runtime_dir'?"],
+    HEAD + 'requires = ["pricng"]\n[unit.pricing]\ntype = "simple"\nexec = ["x"]': [
+        "a.toml:4: unit.a.requires[0]: there is no unit 'pricng'; did you mean 'pricing'?"
+    ],
+    HEAD + 'after = ["b:completed"]\n[unit.b]\ntype = "simple"\nexec = ["x"]': [
+        "a.toml:4: unit.a.after[0]: only a oneshot is ever completed, and 'b' is of type simple"
+    ],
+    HEAD + 'after = ["b:ready"]': ["a.toml:4: unit.a.after[0]: 'b:ready': the only condition is 'b:completed'"],
+    HEAD + 'after = ["a"]': ["a.toml:1: unit.a: units wait for each other in a cycle: a -> a"],
+    HEAD
+    + 'requires = ["b"]\n[unit.b]\ntype = "simple"\nexec = ["x"]\nwants = ["c"]\n'
+    + '[unit.c]\ntype = "simple"\nexec = ["x"]\nafter = ["a"]': [
+        "a.toml:1: unit.a: units wait for each other in a cycle: a -> b -> c -> a"
+    ],
+    "[unit.a]\ntype = simple": ["a.toml:2: not TOML: Invalid value in column 8"],
+    '[unit.a]\ntype = """simple': ["a.toml:2: not TOML: Unterminated string (at end of document)"],
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_refused(text: str) -> None:
+    """File, line, key path, what was expected, what is there, and the nearest valid name."""
+    assert problems(text) == REFUSED[text]
+
+
+def test_all_errors_of_all_files_are_told() -> None:
+    """Not only the first, and in the order of the files."""
+    assert problems(HEAD + "umask = 1\nfoo = 1", "x = ", '[unit.c]\ntype = "simple"\nexec = 1') == [
+        'a.toml:4: unit.a.umask: must be a string of octal digits such as "022", not 1',
+        "a.toml:5: unit.a.foo: unknown key",
+        "b.toml:1: not TOML: Invalid value (at end of document)",
+        "c.toml:3: unit.c.exec: must be an array, not 1",
+    ]
+
+
+def test_a_unit_may_stand_in_one_file_only() -> None:
+    """The second place is the wrong one, and the first is named."""
+    assert problems(HEAD, HEAD) == ["b.toml:1: unit.a: the unit is also in a.toml"]
+
+
+def test_only_the_main_file_has_settings() -> None:
+    """An included file cannot change the daemon."""
+    assert problems(HEAD, '[parsupd]\nlog = "json"') == ["b.toml:1: parsupd: only the main file may have this table"]
+
+
+def test_a_broken_unit_is_no_unknown_dependency() -> None:
+    """One mistake, one message: naming a unit that could not be read is right."""
+    text = HEAD + 'requires = ["b"]\n[unit.b]\ntype = "simple"'
+    assert problems(text) == ["a.toml:5: unit.b: a unit of type simple needs the key 'exec'"]
+    assert len(problems(HEAD + 'requires = ["b"]', "not toml")) == 1
+
+
+def test_dependencies_cross_files() -> None:
+    """Units of all files are one set."""
+    second = '[unit.b]\ntype = "simple"\nexec = ["x"]\nrequires = ["a"]'
+    assert list(parse([("/a.toml", HEAD), ("/b.toml", second)], "/a.toml").units) == ["a", "b"]
+
+
+def test_include_patterns_come_before_everything_else() -> None:
+    """The default is units.d beside the file; bad settings do not matter yet, bad TOML does."""
+    assert include_patterns(MAIN, "") == ("/etc/parsupd/units.d/*.toml",)
+    assert include_patterns(MAIN, '[parsupd]\ninclude = []\nlog = "x"') == ()
+    with pytest.raises(ConfigurationError, match="not TOML"):
+        include_patterns(MAIN, "[")
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "expected"),
+    [
+        ("/etc/a.toml", "b", "/etc/b"),
+        ("/etc/a.toml", "/b/../c", "/c"),
+        ("/etc/a.toml", "../../x", "/x"),
+        ("etc/a.toml", "../jobs/x.py", "jobs/x.py"),
+        ("etc/a.toml", "../../x", "../x"),
+        ("a.toml", "x/./y", "x/y"),
+        ("a.toml", ".", "."),
+    ],
+)
+def test_paths_are_seen_from_the_file(source: str, path: str, expected: str) -> None:
+    """As text: no file system is asked."""
+    assert resolve(source, path) == expected
+
+
+def test_lines_are_not_taken_from_inside_strings() -> None:
+    """What looks like a key inside a string of several lines is none."""
+    text = 'a = """\nb = 1\n[c]\n"""\nb = 2\n[d.e]\n"f g" = 1\n'
+    assert key_lines(text) == {("a",): 1, ("b",): 5, ("d",): 6, ("d", "e"): 6, ("d", "e", "f g"): 7}
+
+
+ENVIRONMENT = r"""
+# comment
+; another
+A=plain
+B = spaced value
+C="double \"quoted\" \$x \n"
+D='single \n'"and more"
+E=
+F=one \
+two
+G=a\ b
+H="# not a comment"
+"""
+
+
+def test_environment_files_as_systemd_reads_them() -> None:
+    """Comments, spaces around, both kinds of quotes, escapes, and continued lines."""
+    assert parse_environment("/e", ENVIRONMENT) == {
+        "A": "plain",
+        "B": "spaced value",
+        "C": r'double "quoted" $x \n',
+        "D": r"single \nand more",
+        "E": "",
+        "F": "one two",
+        "G": "a b",
+        "H": "# not a comment",
+    }
+
+
+def test_environment_files_are_refused_with_all_places() -> None:
+    """A line that assigns nothing, a bad name, an open quote; lines are counted through continuations."""
+    with pytest.raises(ConfigurationError) as caught:
+        parse_environment("/e", "A=1 \\\n 2\nnothing\n1X=3\nB='open\n")
+    assert [str(problem) for problem in caught.value.problems] == [
+        "/e:3: must be KEY=VALUE, not 'nothing'",
+        "/e:4: must be KEY=VALUE, not '1X=3'",
+        "/e:5: B: has a quote that is not closed",
+    ]
+
+
+@given(st.text(max_size=60))
+def test_no_environment_file_breaks_the_reader(text: str) -> None:
+    """Any text is read or refused."""
+    with suppress(ConfigurationError):
+        parse_environment("/e", text)
+
+
+VALUES: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(sorted(UNIT_KEYS)), VALUES)
+def test_a_reader_accepts_or_refuses_and_never_breaks(key: str, value: Any) -> None:
+    """Whatever TOML can hold: a reader raises BadValueError and nothing else."""
+    with suppress(BadValueError):
+        UNIT_KEYS[key](value)
