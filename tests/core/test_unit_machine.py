@@ -35,11 +35,10 @@ from parsupd.core.unit_machine import (
     KEPT_INCARNATIONS,
     KEPT_STORY,
     TABLE,
-    InvalidTransitionError,
-    UnitState,
     next_deadline,
     step,
 )
+from parsupd.core.unit_state import InvalidTransitionError, UnitState
 from parsupd.core.units import (
     ACTIVE_STATE,
     SIGKILL,

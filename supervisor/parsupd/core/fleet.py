@@ -42,7 +42,7 @@ from parsupd.core.events import (
     StopOrder,
     UnitEvent,
 )
-from parsupd.core.unit_machine import Ending, StoryEntry, UnitState
+from parsupd.core.unit_state import Ending, StoryEntry, UnitState
 from parsupd.core.units import (
     ACTIVE_STATE,
     ActiveState,

@@ -2,7 +2,7 @@
 
 Rules:
 
-1. Everything that changes a `UnitState` is in this file, and is reached through TABLE, which is keyed by names:
+1. Everything that changes a `UnitState` is in this file and is reached through TABLE, which is keyed by names:
    sub-state and type of event. A pair that TABLE does not list is an error and carries the story.
 2. The machine knows one instance. It never asks whether others are ready: the fleet gives DependenciesReady.
 3. `target` is what is wanted, `sub_state` what is. Orders set the target; the machine converges.
@@ -13,11 +13,12 @@ Rules:
 7. `now` is an argument; a retry is a deadline, never a loop, so that a stop can always come between.
 """
 
-import enum
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from parsupd.core import backoff, restart, start_limit
 from parsupd.core.effects import (
@@ -49,85 +50,22 @@ from parsupd.core.events import (
     UnitEvent,
 )
 from parsupd.core.restart import Outcome
+from parsupd.core.unit_state import Ending, InvalidTransitionError, Run, StoryEntry, UnitState
 from parsupd.core.units import (
     SIGKILL,
     SIGNAL_NAMES,
     ExitCause,
     ExitKind,
     Incarnation,
-    InstanceName,
     RestartDecision,
     SubState,
     Target,
-    UnitSpec,
     UnitType,
 )
 
 KEPT_INCARNATIONS = 10
 KEPT_STORY = 20
 KILL_PATIENCE_S = 10.0  # how long after SIGKILL a group may live before that is said loudly
-
-
-class Ending(enum.Enum):
-    """Who ends, or will have ended, a run."""
-
-    ITSELF = "itself"  # nobody asked: the restart policy decides
-    REQUEST = "request"  # an order: the target decides
-    DEPENDENCY = "dependency"  # a required unit failed
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One generation, from its Spawn until nothing of it is left."""
-
-    started_at: float
-    pid: int | None = None
-    uri: str = ""
-    ready_at: float | None = None
-    ready_s: float = 0.0  # how long it was ready
-    ending: Ending = Ending.ITSELF
-    ending_reason: str = ""
-    verdict: ExitCause | None = None  # why we ended it: timeout, watchdog, failed spawn
-    exit: ExitCause | None = None  # how its main process ended
-    lines: tuple[str, ...] = ()
-
-
-class StoryEntry(NamedTuple):
-    """One line of the story: what was given, what came of it, and why."""
-
-    now: float
-    event: UnitEvent
-    decision: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class UnitState:
-    """Everything that is known of one instance. Instants are of the clock that `now` comes from."""
-
-    instance: InstanceName
-    spec: UnitSpec
-    target: Target = Target.DOWN
-    sub_state: SubState = SubState.DEAD
-    reason: str = "not started yet"  # of the last change
-    since: float = 0.0  # the last change
-    deadline_at: float | None = None
-    generation: int = 0  # of the last Spawn
-    run: Run | None = None
-    restarts: int = 0  # by policy, since the last start by order
-    restarts_in_row: int = 0  # without a stable run: for the backoff
-    starts: tuple[float, ...] = ()  # for the start limit
-    incarnations: tuple[Incarnation, ...] = ()
-    story: tuple[StoryEntry, ...] = ()
-
-
-class InvalidTransitionError(Exception):
-    """An event came that cannot come in this state: a bug in whoever gave it. The message tells the story."""
-
-    def __init__(self, state: UnitState, event: UnitEvent, why: str) -> None:
-        lines = [f"{entry.now:.3f} {entry.event} {entry.decision}: {entry.reason}" for entry in state.story]
-        head = f"{state.instance} is {state.sub_state.value}, generation {state.generation}: {why}: {event}"
-        super().__init__("\n  ".join([head, *lines]))
 
 
 class Step(NamedTuple):
@@ -472,7 +410,7 @@ def _ignore_late(state: UnitState, event: Report, now: float) -> Step:  # noqa: 
 
 def _learn_why(state: UnitState, event: SpawnFailed, now: float) -> Step:  # noqa: ARG001
     """The exit of a worker was seen before its spawn failed: the lines belong to the incarnation that is over."""
-    last = replace(state.incarnations[-1], lines=event.lines)
+    last = dataclasses.replace(state.incarnations[-1], lines=event.lines)
     return _stay(
         replace(state, incarnations=(*state.incarnations[:-1], last)), f"it {event.cause}", Note(state.instance, last)
     )

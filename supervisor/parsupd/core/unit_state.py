@@ -1,0 +1,72 @@
+"""What is known of one instance. Layer 0: values only; `unit_machine` alone makes new ones.
+
+Structs rather than dataclasses: a step replaces them several times, and `dataclasses.replace` took half of its time.
+"""
+
+import enum
+from typing import NamedTuple
+
+import msgspec
+
+from parsupd.core.events import UnitEvent
+from parsupd.core.units import ExitCause, Incarnation, InstanceName, SubState, Target, UnitSpec
+
+
+class Ending(enum.Enum):
+    """Who ends, or will have ended, a run."""
+
+    ITSELF = "itself"  # nobody asked: the restart policy decides
+    REQUEST = "request"  # an order: the target decides
+    DEPENDENCY = "dependency"  # a required unit failed
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One generation, from its Spawn until nothing of it is left."""
+
+    started_at: float
+    pid: int | None = None
+    uri: str = ""
+    ready_at: float | None = None
+    ready_s: float = 0.0  # how long it was ready
+    ending: Ending = Ending.ITSELF
+    ending_reason: str = ""
+    verdict: ExitCause | None = None  # why we ended it: timeout, watchdog, failed spawn
+    exit: ExitCause | None = None  # how its main process ended
+    lines: tuple[str, ...] = ()
+
+
+class StoryEntry(NamedTuple):
+    """One line of the story: what was given, what came of it, and why."""
+
+    now: float
+    event: UnitEvent
+    decision: str
+    reason: str
+
+
+class UnitState(msgspec.Struct, frozen=True):
+    """Everything that is known of one instance. Instants are of the clock that `now` comes from."""
+
+    instance: InstanceName
+    spec: UnitSpec
+    target: Target = Target.DOWN
+    sub_state: SubState = SubState.DEAD
+    reason: str = "not started yet"  # of the last change
+    since: float = 0.0  # the last change
+    deadline_at: float | None = None
+    generation: int = 0  # of the last Spawn
+    run: Run | None = None
+    restarts: int = 0  # by policy, since the last start by order
+    restarts_in_row: int = 0  # without a stable run: for the backoff
+    starts: tuple[float, ...] = ()  # for the start limit
+    incarnations: tuple[Incarnation, ...] = ()
+    story: tuple[StoryEntry, ...] = ()
+
+
+class InvalidTransitionError(Exception):
+    """An event came that cannot come in this state: a bug in whoever gave it. The message tells the story."""
+
+    def __init__(self, state: UnitState, event: UnitEvent, why: str) -> None:
+        lines = [f"{entry.now:.3f} {entry.event} {entry.decision}: {entry.reason}" for entry in state.story]
+        head = f"{state.instance} is {state.sub_state.value}, generation {state.generation}: {why}: {event}"
+        super().__init__("\n  ".join([head, *lines]))
