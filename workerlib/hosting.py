@@ -18,6 +18,7 @@ from workerlib.core.config import MARKER, MARKER_VALUE, MAX_SIZE, WorkerConfig, 
 from workerlib.core.payload import error_to_wire
 from workerlib.core.uri import UnixLocation, parse_uri
 from workerlib.errors import UsageError, WorkerlibError
+from workerlib.redirects import Target
 from workerlib.runtime import CONTROL, become_worker
 from workerlib.server import Server, current_session
 from workerlib.shell import journal
@@ -58,9 +59,18 @@ def worker_init_before_async() -> WorkerEnv:
         )
     del os.environ[MARKER]
     config = decode_config(os.read(0, MAX_SIZE + 1))
-    sys.path[:] = config.sys_path
-    release = daemonize_wait(cd=config.cd, umask=config.umask, parent_pid=config.parent_pid)
+    if config.sys_path is not None:
+        sys.path[:] = config.sys_path
+    passed = _passed_fds(config)
+    for fd in passed:
+        os.set_inheritable(fd, False)  # noqa: FBT003 - os gives it no name
+    release = daemonize_wait(cd=config.cd, umask=config.umask, parent_pid=config.parent_pid, preserve_fds=passed)
     return WorkerEnv(config, release)
+
+
+def _passed_fds(config: WorkerConfig) -> set[int]:
+    """Descriptors of the master that stdout and stderr will be pointed to."""
+    return {redirect.fd for redirect in (config.stdout, config.stderr) if redirect.target is Target.DESCRIPTOR}
 
 
 def load_worker(reference: str) -> type:
@@ -132,6 +142,8 @@ class Hosted:
         self._be_patient("nobody initialised it")
         await self._master.call("register", config.worker_id, config.token)
         release(config.stdout, config.stderr)
+        for fd in _passed_fds(config):
+            os.close(fd)
         self._loop.set_exception_handler(self._on_uncaught)
 
     async def wait(self) -> int:

@@ -11,21 +11,25 @@ class Target(enum.Enum):
     DEV_NULL = "dev_null"
     APPEND = "append"
     TRUNCATE = "truncate"
+    DESCRIPTOR = "descriptor"
 
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """Where stdout or stderr goes. Make one with `dev_null()`, `append(path)` or `truncate(path)`.
+    """Where stdout or stderr goes. Make one with `dev_null()`, `append(path)`, `truncate(path)` or `descriptor(fd)`.
 
     A relative path is resolved in the daemon's working directory. A missing file is made, mode 0666 less the umask.
     """
 
     target: Target
     path: str = ""
+    fd: int = -1
 
     def __post_init__(self) -> None:
-        if (self.target is Target.DEV_NULL) is bool(self.path):
+        if (self.target in {Target.APPEND, Target.TRUNCATE}) is not bool(self.path):
             raise ValueError(f"a redirect to {self.target.value} {'takes no' if self.path else 'needs a'} path")
+        if (self.target is Target.DESCRIPTOR) is not (self.fd >= 0):
+            raise ValueError(f"a redirect to {self.target.value} cannot have descriptor {self.fd}")
 
     @classmethod
     def dev_null(cls) -> Self:
@@ -41,3 +45,8 @@ class Redirect:
     def truncate(cls, path: str) -> Self:
         """The file is emptied when the redirect is made; from then on output is added to its end."""
         return cls(Target.TRUNCATE, path)
+
+    @classmethod
+    def descriptor(cls, fd: int) -> Self:
+        """Output goes to an open descriptor of the process that says this: a worker shares its master's file or pipe."""
+        return cls(Target.DESCRIPTOR, fd=fd)

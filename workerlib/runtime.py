@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import fcntl
 import os
+import re
 import secrets
 import signal
 import socket
@@ -20,9 +22,9 @@ from workerlib.core.daemonizing import ExitCause
 from workerlib.core.payload import error_from_wire
 from workerlib.core.spawning import Effect
 from workerlib.core.uri import Location, UnixLocation, Uri
-from workerlib.errors import ConnectionLost, RemoteError, SpawnError, UsageError, WorkerlibError
+from workerlib.errors import ConnectionLost, RemoteError, SpawnError, Stage, UsageError, WorkerlibError
 from workerlib.launchers.local import Launched, LocalLauncher
-from workerlib.redirects import Redirect
+from workerlib.redirects import Redirect, Target
 from workerlib.server import Server, current_session
 from workerlib.shell.private_dir import process_dir, remove_sockets
 from workerlib.spec import RpcSettings, ShutdownOn, one_way, parse_settings, rpc
@@ -47,8 +49,20 @@ class Launcher(Protocol):
     """Starts the process of a worker, here or elsewhere."""
 
     async def launch(
-        self, argv: Sequence[str], *, env: Mapping[str, str], stdin: bytes, on_stderr: Callable[[str], None]
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        stdin: bytes,
+        on_stderr: Callable[[str], None],
+        pass_fds: Sequence[int],
+        cwd: str | None,
     ) -> Launched: ...
+
+
+def new_worker_id(name: str) -> str:
+    """An id that no other worker has, beginning with the name as far as URIs can express it."""
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)}-{secrets.token_hex(6)}"
 
 
 def interpreter_command() -> list[str]:
@@ -63,6 +77,11 @@ def interpreter_command() -> list[str]:
         else:
             break
     return [sys.executable, *options]
+
+
+def absolute_sys_path() -> list[str]:
+    """Where this process imports from, for a worker that works in another directory."""
+    return [str(Path(entry).absolute()) for entry in sys.path]
 
 
 def program_command() -> list[str]:
@@ -93,13 +112,16 @@ class SpawnOptions:
     umask: int | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     python: str | None = None
+    sys_path: Sequence[str] | None = None
+    """Where the worker imports from; None: what its interpreter has by itself when it is started in `cd`."""
     connect_arg: Any = None
     connection_timeout_s: float = CONNECTION_TIMEOUT_S
     spawn_timeout_s: float | None = None
     settings: RpcSettings | None = None
     on_failure: Callable[[Exception], object] | None = None
     on_stderr: Callable[[str, str], object] = print_stderr
-    on_launched: Callable[[int], object] | None = None
+    on_registered: Callable[["WorkerRecord"], object] | None = None
+    """Called before the worker is released: by then its pid is known, and its process cannot have been reaped."""
 
 
 @dataclass(eq=False)
@@ -111,6 +133,7 @@ class WorkerRecord:
     token: str
     location: Location
     on_failure: Callable[[Exception], object] | None
+    on_registered: Callable[["WorkerRecord"], object] | None
     pid: int = 0
     pidfd: int = -1
     registered: asyncio.Future[None] | None = None
@@ -150,6 +173,8 @@ class _Registry:
         record.lost = session.closed
         session.closed.add_done_callback(lambda _: self._master.forget(record))
         record.registered.set_result(None)
+        if record.on_registered is not None:
+            record.on_registered(record)
 
     @one_way
     async def report_failure(self, worker_id: str, token: str, error: dict[str, Any]) -> None:
@@ -188,9 +213,11 @@ class Master:
         return await _Spawning(self, options).run()
 
     def new_record(self, options: SpawnOptions) -> WorkerRecord:
-        worker_id = f"{options.name}-{secrets.token_hex(6)}"
+        worker_id = new_worker_id(options.name)
         location = UnixLocation(str(self.folder / f"{worker_id[-12:]}.sock"))
-        record = WorkerRecord(worker_id, options.name, secrets.token_hex(16), location, options.on_failure)
+        record = WorkerRecord(
+            worker_id, options.name, secrets.token_hex(16), location, options.on_failure, options.on_registered
+        )
         record.registered = asyncio.get_running_loop().create_future()
         self.workers[worker_id] = record
         return record
@@ -220,6 +247,11 @@ class Master:
         return [*program, f"child-of-{os.getpid()}@{socket.gethostname()}", record.name]
 
     async def launch(self, options: SpawnOptions, record: WorkerRecord, on_stderr: Callable[[str], None]) -> Launched:
+        """Starts the worker's process. Raises UsageError, and OSError when it cannot be started."""
+        if MARKER in options.env:
+            raise UsageError(f"env cannot set {MARKER}: workerlib marks its workers with it")
+        stdout, stderr = _passable(options.stdout), _passable(options.stderr)
+        passed = [redirect.fd for redirect in (stdout, stderr) if redirect.target is Target.DESCRIPTOR]
         config = WorkerConfig(
             worker=options.reference,
             worker_id=record.worker_id,
@@ -230,19 +262,36 @@ class Master:
             shutdown_on=options.shutdown_on,
             cd=options.cd,
             umask=options.umask,
-            stdout=options.stdout,
-            stderr=options.stderr,
+            stdout=stdout,
+            stderr=stderr,
             connection_timeout_s=options.connection_timeout_s,
             settings=effective_settings(options.settings),
-            sys_path=[os.path.abspath(entry) for entry in sys.path],  # noqa: PTH100 - "" must become the directory
+            sys_path=None if options.sys_path is None else list(options.sys_path),
             parent_pid=os.getpid(),
         )
-        if MARKER in options.env:
-            raise UsageError(f"env cannot set {MARKER}: workerlib marks its workers with it")
-        env = {**os.environ, **options.env, MARKER: MARKER_VALUE}
-        return await self._launcher.launch(
-            self.command(options, record), env=env, stdin=encode_config(config), on_stderr=on_stderr
-        )
+        try:
+            return await self._launcher.launch(
+                self.command(options, record),
+                env={**os.environ, **options.env, MARKER: MARKER_VALUE},
+                stdin=encode_config(config),
+                on_stderr=on_stderr,
+                pass_fds=passed,
+                cwd=options.cd if options.sys_path is None else None,
+            )
+        finally:
+            for fd in passed:
+                os.close(fd)
+
+
+LOWEST_PASSED = 64
+"""Descriptors that a worker inherits get numbers from here on, out of the way of its standard streams."""
+
+
+def _passable(redirect: Redirect) -> Redirect:
+    """The redirect with a descriptor of its own, that a worker can inherit under the same number."""
+    if redirect.target is not Target.DESCRIPTOR:
+        return redirect
+    return Redirect.descriptor(fcntl.fcntl(redirect.fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_PASSED))
 
 
 class _Spawning:
@@ -281,15 +330,13 @@ class _Spawning:
             )
             for line in early:
                 self._feed(spawning.Wrote(line))
-            if options.on_launched is not None:
-                options.on_launched(self._launched.pid)
             self._go(self._follow_registration())
             self._go(self._follow_foreground(self._launched))
             self._arm()
             await self._over
         except OSError as error:
             await self._end_all()
-            raise SpawnError(options.name, spawning.Stage.LAUNCHED, f"could not be started: {error}") from None
+            raise SpawnError(options.name, Stage.LAUNCHED, f"could not be started: {error}") from None
         except BaseException:
             await self._end_all()
             raise

@@ -1,6 +1,5 @@
 """`Worker`, the class that users subclass, and `Handle`, which names one running worker."""
 
-import secrets
 import ssl
 import sys
 from collections.abc import Callable, Mapping
@@ -16,8 +15,10 @@ from workerlib.runtime import (
     CONNECTION_TIMEOUT_S,
     CONTROL,
     SpawnOptions,
+    absolute_sys_path,
     current_master,
     effective_settings,
+    new_worker_id,
     print_stderr,
 )
 from workerlib.server import Server
@@ -226,6 +227,7 @@ class Worker:
                 cd=cd,
                 umask=umask,
                 env=env or {},
+                sys_path=absolute_sys_path(),
                 connect_arg=connect_arg,
                 connection_timeout_s=connection_timeout_s,
                 spawn_timeout_s=spawn_timeout_s,
@@ -255,7 +257,7 @@ class Worker:
         worker = cls()
         await initialise(worker, list(args), init or {})
         server = Server(effective_settings(settings))
-        worker_id = f"{name or cls.__name__}-{secrets.token_hex(6)}"
+        worker_id = new_worker_id(name or cls.__name__)
         if location is None:
             location = UnixLocation(str(process_dir() / f"{worker_id[-12:]}.sock"))
         elif not isinstance(location, UnixLocation) and tls is None and not insecure:

@@ -33,7 +33,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     stderr: Redirect
     connection_timeout_s: float
     settings: RpcSettings
-    sys_path: list[str]
+    sys_path: list[str] | None
     parent_pid: int | None
     """The launching process, when the worker is its child; None when something else, like ssh, is in between."""
 

@@ -99,9 +99,18 @@ class LocalLauncher:
         self._watch = watch
 
     async def launch(
-        self, argv: Sequence[str], *, env: Mapping[str, str], stdin: bytes, on_stderr: Callable[[str], None]
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        stdin: bytes,
+        on_stderr: Callable[[str], None],
+        pass_fds: Sequence[int],
+        cwd: str | None,
     ) -> Launched:
-        """Raises OSError when the program cannot be started. Blocks for the time of a vfork and exec, about 1 ms."""
+        """`pass_fds` are open in the worker under the same numbers.
+
+        Raises OSError when the program cannot be started. Blocks for the time of a vfork and exec, about 1 ms."""
         # A memory file, not a pipe: it takes any length at once, and python-daemon cannot mistake it for a socket.
         config = os.memfd_create("workerlib-config", os.MFD_CLOEXEC)
         reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -109,7 +118,7 @@ class LocalLauncher:
             os.write(config, stdin)
             os.lseek(config, 0, os.SEEK_SET)
             child = subprocess.Popen(  # noqa: ASYNC220 - asyncio's own can signal a stranger after pid reuse
-                argv, env=env, stdin=config, stdout=subprocess.DEVNULL, stderr=writing
+                argv, env=env, stdin=config, stdout=subprocess.DEVNULL, stderr=writing, pass_fds=pass_fds, cwd=cwd
             )
         except BaseException:
             os.close(reading)

@@ -379,6 +379,8 @@ def _open(redirect: Redirect) -> int:
     """A descriptor above 2, even when the daemon has closed one of its streams."""
     # A truncated file is appended to as well: two streams that name it differently, or a log rotator that truncates it
     # again, would otherwise leave holes and overwrite lines.
+    if redirect.target is Target.DESCRIPTOR:
+        return fcntl.fcntl(redirect.fd, fcntl.F_DUPFD_CLOEXEC, 3)
     path = os.devnull if redirect.target is Target.DEV_NULL else redirect.path
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY, 0o666)
     try:

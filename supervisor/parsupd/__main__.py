@@ -1,0 +1,6 @@
+"""`python -m parsupd`."""
+
+from parsupd.app import main
+
+if __name__ == "__main__":
+    main()

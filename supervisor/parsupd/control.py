@@ -1,0 +1,188 @@
+"""The control object, `parsup.Supervisor` on the daemon's socket: what parsupctl and other clients call.
+
+Commands are idempotent and concern the named unit only; each can wait for its result, and a client that goes away
+cancels nothing but its own waiting. Values are plain, so that any Pyro5 client can use them.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from workerlib import __version__, rpc
+
+from parsupd.core import events as told
+from parsupd.core.fleet import Fleet, InstanceStatus, NoSuchUnitError, ShuttingDownError, Why
+from parsupd.core.units import ActiveState, Incarnation, SubState
+from parsupd.executor import Executor
+
+OBJECT = "parsup.Supervisor"
+
+UP = frozenset({SubState.RUNNING, SubState.EXITED})
+AT_REST = frozenset({SubState.DEAD, SubState.FAILED})
+
+Info = dict[str, Any]
+
+
+class Supervisor:
+    """Serves one daemon's control functions."""
+
+    def __init__(self, executor: Executor, runtime_dir: Path) -> None:
+        self._executor = executor
+        self._runtime_dir = runtime_dir
+        self._started_at = time.time()
+
+    @property
+    def _fleet(self) -> Fleet:
+        return self._executor.fleet
+
+    @rpc
+    async def info(self) -> Info:
+        """The daemon itself: version, pid, runtime_dir, started (Unix time)."""
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "runtime_dir": str(self._runtime_dir),
+            "started": self._started_at,
+        }
+
+    @rpc
+    async def status(self, names: list[str] | None = None) -> list[Info]:
+        """One entry an instance, of the named units and instances or of all. Raises LookupError for an unknown name."""
+        return [self._info(status) for status in self._statuses(names)]
+
+    @rpc
+    async def why(self, name: str) -> list[Info]:
+        """What happened to each instance: its last incarnations with cause, decision and reason. Raises LookupError."""
+        try:
+            return [self._why(why) for why in self._fleet.why(name)]
+        except NoSuchUnitError as error:
+            raise LookupError(str(error)) from None
+
+    @rpc
+    async def start(self, names: list[str], wait: bool = True, timeout_s: float | None = None) -> list[Info]:
+        """Starts units with what they require. With `wait`, returns when each is up, or has failed.
+
+        Raises LookupError for an unknown name, RuntimeError while everything is being stopped, TimeoutError.
+        """
+        self._command([told.Start(name) for name in names])
+        return await self._until(names, lambda status: status.sub_state in UP | AT_REST, wait, timeout_s)
+
+    @rpc
+    async def stop(self, names: list[str], wait: bool = True, timeout_s: float | None = None) -> list[Info]:
+        """Stops units, first those that require them. With `wait`, returns when each is down. Raises as `start`."""
+        self._command([told.Stop(name) for name in names])
+        return await self._until(names, lambda status: status.sub_state in AT_REST, wait, timeout_s)
+
+    @rpc
+    async def restart(self, names: list[str], wait: bool = True, timeout_s: float | None = None) -> list[Info]:
+        """Stops and starts units. With `wait`, returns when each is up again, or has failed. Raises as `start`."""
+        before = {status.name: status.generation for status in self._statuses(names)}
+        self._command([told.Restart(name) for name in names])
+
+        def done(status: InstanceStatus) -> bool:
+            return status.sub_state in UP | AT_REST and status.generation > before[status.name]
+
+        return await self._until(names, done, wait, timeout_s)
+
+    @rpc
+    async def wait(self, names: list[str], state: str = "active", timeout_s: float | None = None) -> list[Info]:
+        """Waits until every instance is in an ActiveState. Raises LookupError, ValueError, TimeoutError."""
+        try:
+            wanted = ActiveState(state)
+        except ValueError:
+            known = ", ".join(one.value for one in ActiveState)
+            raise ValueError(f"there is no state {state!r}; states are {known}") from None
+        return await self._until(names, lambda status: status.active_state is wanted, True, timeout_s)
+
+    @rpc
+    async def shutdown(self, exit_code: int = 0) -> None:
+        """Stops everything in reverse order; the daemon exits then. Returns at once."""
+        self._command([told.ShutdownRequested("shutdown requested", exit_code)])
+
+    # How
+
+    def _command(self, commands: list[told.Command]) -> None:
+        try:
+            for command in commands:
+                if isinstance(command, (told.Start, told.Stop, told.Restart)):
+                    self._fleet.instances(command.name)  # all names are known before anything is done
+            for command in commands:
+                self._executor.feed(command)
+        except NoSuchUnitError as error:
+            raise LookupError(str(error)) from None
+        except ShuttingDownError as error:
+            raise RuntimeError(str(error)) from None
+
+    def _statuses(self, names: list[str] | None) -> list[InstanceStatus]:
+        try:
+            if not names:
+                return self._fleet.status()
+            return [status for name in names for status in self._fleet.status(name)]
+        except NoSuchUnitError as error:
+            raise LookupError(str(error)) from None
+
+    async def _until(
+        self, names: list[str], done: Callable[[InstanceStatus], bool], wait: bool, timeout_s: float | None
+    ) -> list[Info]:
+        statuses = self._statuses(names)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while wait and not all(done(status) for status in statuses):
+                    await self._executor.changed()
+                    statuses = self._statuses(names)
+        except TimeoutError:
+            late = ", ".join(f"{status.name} ({status.sub_state.value})" for status in statuses if not done(status))
+            raise TimeoutError(f"not within {timeout_s:g} s: {late}") from None
+        return [self._info(status) for status in statuses]
+
+    def _info(self, status: InstanceStatus) -> Info:
+        return {
+            "name": status.name,
+            "unit": status.unit,
+            "type": status.type.value,
+            "description": status.description,
+            "target": status.target.value,
+            "state": status.active_state.value,
+            "sub_state": status.sub_state.value,
+            "pid": status.pid,
+            "generation": status.generation,
+            "restarts": status.restarts,
+            "since": _wall(status.since),
+            "uri": status.uri,
+            "reason": status.reason,
+        }
+
+    def _why(self, why: Why) -> Info:
+        return {
+            **self._info(why.status),
+            "next_attempt_at": _wall(why.next_attempt_at),
+            "incarnations": [_incarnation(incarnation) for incarnation in why.incarnations],
+            "story": [
+                {"at": _wall(entry.now), "event": str(entry.event), "reason": entry.reason} for entry in why.story
+            ],
+        }
+
+
+def _wall(at: float | None) -> float | None:
+    """An instant of the loop's monotonic clock as Unix time, for people: nothing is decided by it."""
+    if at is None:
+        return None
+    return round(time.time() - (asyncio.get_running_loop().time() - at), 3)
+
+
+def _incarnation(incarnation: Incarnation) -> Info:
+    return {
+        "generation": incarnation.generation,
+        "pid": incarnation.pid,
+        "started_at": _wall(incarnation.started_at),
+        "ready_at": _wall(incarnation.ready_at),
+        "ended_at": _wall(incarnation.ended_at),
+        "cause": str(incarnation.cause),
+        "restarted": incarnation.decision.restart,
+        "reason": incarnation.decision.reason,
+        "next_attempt_at": _wall(incarnation.next_attempt_at),
+        "lines": list(incarnation.lines),
+    }

@@ -1,0 +1,301 @@
+"""Carries out what the fleet decides, and reports to it what happens. No decisions here.
+
+Every report and command goes through `feed`, one after the other: an effect that fails at once only queues its report.
+"""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, assert_never
+
+from workerlib import Master, Redirect, ShutdownOn, SpawnError, UsageError
+from workerlib.core.daemonizing import ExitCause as Exit
+from workerlib.core.daemonizing import Exited as ExitedWith
+from workerlib.runtime import SpawnOptions, WorkerRecord
+
+from parsupd.core import effects as do
+from parsupd.core import events as told
+from parsupd.core.fleet import Fleet
+from parsupd.core.unitfile import ConfigurationError, parse_environment
+from parsupd.core.units import ExitCause, InstanceName, Output, OutputKind, UnitSpec, UnitType
+from parsupd.shell.children import Child, Children
+from parsupd.shell.nameserver import Names
+from parsupd.shell.leftovers import TOKEN, token_of
+from parsupd.shell.store import SOCKET, open_output
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Directories and files of this daemon."""
+
+    runtime_dir: Path
+    state_dir: Path
+
+
+class Executor:
+    """Drives the fleet in the running event loop."""
+
+    def __init__(self, fleet: Fleet, children: Children, names: Names, master: Master, place: Place, log: Any) -> None:
+        self.fleet = fleet
+        self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        """Done with the exit code when everything is down."""
+        self._loop = asyncio.get_running_loop()
+        self._children = children
+        self._names = names
+        self._master = master
+        self._place = place
+        self._log = log
+        self._queue: deque[told.FleetEvent] = deque()
+        self._feeding = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._spawns: dict[tuple[InstanceName, int], asyncio.Task[None]] = {}
+        self._mains: dict[tuple[InstanceName, int], Child] = {}
+        self._changed: list[asyncio.Future[None]] = []
+
+    # Events
+
+    def feed(self, event: told.FleetEvent) -> None:
+        """Gives the fleet one event and carries out what follows. Raises what the fleet raises for a bad command."""
+        self._queue.append(event)
+        if self._feeding:
+            return
+        self._feeding = True
+        try:
+            while self._queue:
+                for effect in self.fleet.handle(self._queue.popleft(), self._loop.time()):
+                    self._carry_out(effect)
+        finally:
+            self._feeding = False
+        self._arm()
+        self._tell_waiters()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        at = self.fleet.next_deadline()
+        if at is not None:
+            # One turn of the loop later than the deadline: reports that are at hand are fed before it is judged.
+            self._timer = self._loop.call_at(at, self._loop.call_soon, self.feed, told.DeadlineReached())
+
+    async def changed(self) -> None:
+        """Waits until something about any instance has changed."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._changed.append(waiter)
+        await waiter
+
+    def _tell_waiters(self) -> None:
+        waiters, self._changed = self._changed, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # Effects
+
+    def _carry_out(self, effect: do.Effect) -> None:
+        match effect:
+            case do.Spawn(instance, generation):
+                self._spawn(instance, generation)
+            case do.CancelSpawn(instance, generation):
+                if (task := self._spawns.get((instance, generation))) is not None:
+                    task.cancel()
+            case do.SignalGroup(instance, generation, signal):
+                if (child := self._mains.get((instance, generation))) is not None:
+                    self._children.signal_group(child, signal)
+            case do.Publish(instance, generation, uri):
+                tags = {f"unit:{instance.unit}", f"instance:{instance.number}", f"generation:{generation}", "state:running"}
+                self._names.publish(str(instance), uri, tags)
+            case do.Withdraw(instance):
+                self._names.withdraw(str(instance))
+            case do.Changed(instance, generation, old, new, reason):
+                self._log.info(
+                    "unit_changed",
+                    unit=str(instance),
+                    generation=generation,
+                    old=old.value,
+                    new=new.value,
+                    reason=reason,
+                )
+            case do.Note(instance, incarnation):
+                self._log.info(
+                    "unit_ended",
+                    unit=str(instance),
+                    generation=incarnation.generation,
+                    cause=str(incarnation.cause),
+                    restart=incarnation.decision.restart,
+                    reason=incarnation.decision.reason,
+                )
+            case do.Unkillable(instance, generation, pid, reason):
+                self._log.error("unit_unkillable", unit=str(instance), generation=generation, pid=pid, reason=reason)
+            case do.Shutdown(exit_code, reason):
+                self._log.info("shutting_down", exit_code=exit_code, reason=reason)
+            case do.AllDown(exit_code):
+                self.done.set_result(exit_code)
+            case _:
+                assert_never(effect)
+
+    def _spawn(self, instance: InstanceName, generation: int) -> None:
+        spec = self.fleet.spec(instance)
+        try:
+            environment = self._environment(spec, instance, generation)
+            if spec.type is UnitType.WORKER:
+                options = self._worker_options(spec, instance, generation, environment)
+                task = self._loop.create_task(self._spawn_worker(instance, generation, options))
+                self._spawns[instance, generation] = task
+                return
+            child = self._start_program(spec, instance, environment)
+        except (OSError, UsageError, ConfigurationError) as error:
+            self._queue.append(told.SpawnFailed(instance, generation, ExitCause.spawn_failed(str(error))))
+            return
+        self._queue.append(told.Spawned(instance, generation, child.pid))
+        self._follow(instance, generation, child)
+
+    def _environment(self, spec: UnitSpec, instance: InstanceName, generation: int) -> dict[str, str]:
+        environment: dict[str, str] = {}
+        for path in spec.environment_file:
+            environment |= parse_environment(path, Path(path).read_text(encoding="utf-8"))
+        return {
+            **environment,
+            **spec.environment,
+            "PARSUP_UNIT": instance.unit,
+            "PARSUP_INSTANCE": str(instance.number),
+            "PARSUP_GENERATION": str(generation),
+            "PARSUP_SOCKET": str(self._place.runtime_dir / SOCKET),
+            TOKEN: token_of(self._place.runtime_dir),
+        }
+
+    # Programs
+
+    def _start_program(self, spec: UnitSpec, instance: InstanceName, environment: Mapping[str, str]) -> Child:
+        stdout, stderr = self._open(spec.stdout, instance, 1), self._open(spec.stderr, instance, 2)
+        try:
+            return self._children.spawn(
+                spec.exec,
+                env={**os.environ, **environment},
+                cwd=spec.working_directory,
+                umask=spec.umask,
+                stdout=stdout,
+                stderr=stderr,
+            )
+        finally:
+            for fd in {stdout, stderr} - {1, 2}:
+                os.close(fd)
+
+    def _output_path(self, output: Output, instance: InstanceName) -> str:
+        if output.kind is OutputKind.APPEND:
+            return output.path
+        if output.kind is OutputKind.NULL:
+            return os.devnull
+        folder = self._place.state_dir / "log"
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        return str(folder / f"{instance}.log")
+
+    def _open(self, output: Output, instance: InstanceName, inherited: int) -> int:
+        if output.kind is OutputKind.INHERIT:
+            return inherited
+        if output.kind is OutputKind.JOURNAL:
+            return 2  # where the daemon's own records go: the journal, when systemd runs it
+        return open_output(self._output_path(output, instance))
+
+    def _follow(self, instance: InstanceName, generation: int, child: Child) -> None:
+        """Reports the exit of a main process and the end of its group, each once."""
+        self._mains[instance, generation] = child
+
+        def exited(future: "asyncio.Future[Exit]") -> None:
+            self.feed(told.Exited(instance, generation, _cause(future.result())))
+
+        def empty(_future: "asyncio.Future[None]") -> None:
+            self._mains.pop((instance, generation), None)
+            self.feed(told.GroupEmpty(instance, generation))
+
+        child.exited.add_done_callback(exited)
+        child.group_empty.add_done_callback(empty)
+
+    # Workers
+
+    def _worker_options(
+        self, spec: UnitSpec, instance: InstanceName, generation: int, environment: Mapping[str, str]
+    ) -> SpawnOptions:
+        by_name = isinstance(spec.init, Mapping)
+        return SpawnOptions(
+            reference=spec.worker,
+            name=str(instance),
+            args=() if by_name else list(spec.init),
+            kwargs=dict(spec.init) if by_name else {},
+            shutdown_on=ShutdownOn.HEARTBEATER_CONNECTION_TIMEOUT,
+            stdout=self._redirect(spec.stdout, instance, 1),
+            stderr=self._redirect(spec.stderr, instance, 2),
+            cd=spec.working_directory or "/",
+            umask=spec.umask,
+            env=environment,
+            python=spec.python or None,
+            connection_timeout_s=spec.timeout_start_s,
+            spawn_timeout_s=spec.timeout_start_s,
+            on_stderr=lambda name, line: self._log.warning(f"[WORKER {name} STDERR]: {line}", unit=name),
+            on_failure=lambda error: self._log.error("worker_failed", unit=str(instance), error=str(error)),
+        )
+
+    def _redirect(self, output: Output, instance: InstanceName, inherited: int) -> Redirect:
+        if output.kind is OutputKind.NULL:
+            return Redirect.dev_null()
+        if output.kind is OutputKind.INHERIT:
+            return Redirect.descriptor(inherited)
+        if output.kind is OutputKind.JOURNAL:
+            return Redirect.descriptor(2)
+        return Redirect.append(self._output_path(output, instance))
+
+    async def _spawn_worker(self, instance: InstanceName, generation: int, options: SpawnOptions) -> None:
+        adopted: list[Child] = []
+        try:
+            options = replace(options, on_registered=lambda record: adopted.append(self._children.adopt(record.pid)))
+            record, _ = await self._master.spawn(options)
+        except (SpawnError, UsageError) as error:
+            cause, lines = _spawn_failure(error)
+            self._forget(adopted)
+            self.feed(told.SpawnFailed(instance, generation, cause, lines))
+        except asyncio.CancelledError:
+            self._forget(adopted)
+            self.feed(told.SpawnFailed(instance, generation, ExitCause.spawn_failed("cancelled")))
+        else:
+            child = adopted[0]
+            self.feed(told.Spawned(instance, generation, child.pid))
+            self.feed(told.Ready(instance, generation, str(record.uri)))
+            self._follow(instance, generation, child)
+            self._watch_readiness(instance, generation, record, child)
+        finally:
+            self._spawns.pop((instance, generation), None)
+
+    def _forget(self, adopted: list[Child]) -> None:
+        for child in adopted:
+            self._children.disown(child)
+
+    def _watch_readiness(self, instance: InstanceName, generation: int, record: WorkerRecord, child: Child) -> None:
+        lost = record.lost
+        assert lost is not None
+
+        def on_lost(future: "asyncio.Future[str]") -> None:
+            if not child.exited.done():
+                self.feed(told.ReadinessLost(instance, generation, future.result()))
+
+        lost.add_done_callback(on_lost)
+
+    def close(self) -> None:
+        """Stops the timer. Only after `done`."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _cause(exit_cause: Exit) -> ExitCause:
+    if isinstance(exit_cause, ExitedWith):
+        return ExitCause.exited(exit_cause.code)
+    return ExitCause.signaled(exit_cause.signal)
+
+
+def _spawn_failure(error: SpawnError | UsageError) -> tuple[ExitCause, tuple[str, ...]]:
+    if isinstance(error, SpawnError):
+        return ExitCause.spawn_failed(f"{error.cause} (stage reached: {error.stage.value})"), error.stderr
+    return ExitCause.spawn_failed(str(error)), ()
+

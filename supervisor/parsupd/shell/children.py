@@ -1,0 +1,170 @@
+"""The processes that parsupd starts and adopts: one reaper for all of them, groups watched until they are empty.
+
+The daemon is child subreaper: whatever its children leave behind becomes its child, and is reaped here too. There is one
+place that waits, `waitid(P_ALL)`, so no exit is ever missed or taken twice; a pid belongs to its process until then,
+since nobody else reaps it.
+"""
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from workerlib.core.daemonizing import ExitCause as Exit
+from workerlib.shell import process
+
+
+@dataclass(eq=False, slots=True)
+class Child:
+    """The main process of one incarnation, and its process group."""
+
+    pid: int
+    group: int
+    exited: "asyncio.Future[Exit]"
+    group_empty: "asyncio.Future[None]"
+    popen: "subprocess.Popen[bytes] | None" = None
+    members: dict[int, int] = field(default_factory=dict)
+    """Processes of the group that outlived the main one: pid -> pidfd, while they are waited for."""
+
+
+class Children:
+    """All child processes of the daemon. Made once, in the main thread, inside the running loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._children: dict[int, Child] = {}
+        self._soft_files, hard_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # A thousand units take more descriptors than the usual soft limit of 1024; units get the old limit back.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_files, hard_files))
+        self._hard_files = hard_files
+        process.set_child_subreaper()
+        # uvloop refuses add_signal_handler for SIGCHLD; Python's own handler runs between two callbacks of the loop.
+        signal.signal(signal.SIGCHLD, lambda _signum, _frame: self._loop.call_soon_threadsafe(self._reap))
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str,
+        umask: int | None,
+        stdout: int,
+        stderr: int,
+    ) -> Child:
+        """Starts a program in its own session and process group. Blocks for a vfork and exec, about 0.5 ms.
+
+        Raises OSError when it cannot be executed.
+        """
+        popen = subprocess.Popen(
+            argv,
+            env=env,
+            cwd=cwd or None,
+            umask=-1 if umask is None else umask,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            restore_signals=True,
+        )
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(popen.pid, resource.RLIMIT_NOFILE, (self._soft_files, self._hard_files))
+        return self._add(popen.pid, popen.pid, popen)
+
+    def adopt(self, pid: int) -> Child:
+        """Takes over a process that is, or will be, re-parented to the daemon; it must not have been reaped yet."""
+        return self._add(pid, os.getpgid(pid), None)
+
+    def _add(self, pid: int, group: int, popen: "subprocess.Popen[bytes] | None") -> Child:
+        child = Child(pid, group, self._loop.create_future(), self._loop.create_future(), popen)
+        self._children[pid] = child
+        return child
+
+    async def watch(self, popen: "subprocess.Popen[bytes]") -> Exit:
+        """Waits for a process that somebody else started with Popen, through the one reaper."""
+        child = self._add(popen.pid, popen.pid, popen)
+        return await child.exited
+
+    def disown(self, child: Child) -> None:
+        """Forgets an adopted process that was reaped by its own parent."""
+        if self._children.get(child.pid) is child:
+            del self._children[child.pid]
+
+    # Reaping
+
+    def _reap(self) -> None:
+        """Takes every exit that is there; then looks at the groups that somebody may have left."""
+        for gone in process.reap():
+            child = self._children.pop(gone.pid, None)
+            if child is None:
+                continue  # an orphan that was re-parented to the daemon
+            if child.popen is not None:
+                child.popen.returncode = gone.cause.status  # Popen's destructor shall not wait for this pid
+            if not child.exited.done():
+                child.exited.set_result(gone.cause)
+            self._check_group(child)
+
+    def _check_group(self, child: Child) -> None:
+        """Completes `group_empty`, or waits for those that are left, each by its pidfd, without polling."""
+        if child.group_empty.done():
+            return
+        left = process.group_members(child.group) if _group_exists(child.group) else frozenset()
+        for pid in left - child.members.keys():
+            try:
+                pidfd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            child.members[pid] = pidfd
+            self._loop.add_reader(pidfd, self._member_gone, child, pid)
+        if not child.members:
+            child.group_empty.set_result(None)
+
+    def _member_gone(self, child: Child, pid: int) -> None:
+        pidfd = child.members.pop(pid)
+        self._loop.remove_reader(pidfd)
+        os.close(pidfd)
+        self._check_group(child)
+
+    def signal_group(self, child: Child, signum: int) -> None:
+        """Sends a signal to the process group; nothing when it is empty."""
+        if not child.group_empty.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.group, signum)
+
+    # The end
+
+    async def end_strays(self, is_ours: Callable[[int], bool], within_s: float) -> list[int]:
+        """Ends children that nobody knows (orphans that left their group); returns the pids that got a signal."""
+        signalled: list[int] = []
+        for signum, wait_s in ((signal.SIGTERM, within_s), (signal.SIGKILL, 1.0)):
+            strays = [pid for pid in process.children() - self._children.keys() if is_ours(pid)]
+            for pid in strays:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signum)  # our own child, not reaped: the pid is its own
+            signalled += strays
+            give_up_at = self._loop.time() + wait_s
+            while set(strays) & process.children() and self._loop.time() < give_up_at:
+                await asyncio.sleep(0.01)
+                self._reap()
+        return signalled
+
+    def close(self) -> None:
+        """Gives the signal back."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for child in self._children.values():
+            for pidfd in child.members.values():
+                self._loop.remove_reader(pidfd)
+                os.close(pidfd)
+
+
+def _group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

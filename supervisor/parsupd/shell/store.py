@@ -1,0 +1,82 @@
+"""The daemon's directories: where they are, the lock on them, and the output files of units."""
+
+import fcntl
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from workerlib import UsageError
+from workerlib.core.uri import check_socket_path
+from workerlib.shell.private_dir import make_private
+
+SOCKET = "parsupd.sock"
+
+
+def runtime_dir(given: str | None, configured: str, env: Mapping[str, str]) -> Path:
+    """Where the sockets are, by the first that applies: option, environment, configuration, systemd, root, XDG, here."""
+    xdg = env.get("XDG_RUNTIME_DIR")
+    chosen = (
+        given
+        or env.get("PARSUP_RUNTIME_DIR")
+        or configured
+        or env.get("RUNTIME_DIRECTORY")
+        or ("/run/parsupd" if os.geteuid() == 0 else None)
+        or (f"{xdg}/parsupd" if xdg else None)
+        or ".parsupd"
+    )
+    return Path(chosen).absolute()
+
+
+def state_dir(given: str | None, configured: str, env: Mapping[str, str], runtime: Path) -> Path:
+    """Where what must survive is kept, likewise."""
+    xdg = env.get("XDG_STATE_HOME")
+    chosen = (
+        given
+        or env.get("PARSUP_STATE_DIR")
+        or configured
+        or env.get("STATE_DIRECTORY")
+        or ("/var/lib/parsupd" if os.geteuid() == 0 else None)
+        or (f"{xdg}/parsupd" if xdg else None)
+        or str(runtime / "state")
+    )
+    return Path(chosen).absolute()
+
+
+class Lock:
+    """The exclusive lock on a runtime directory. The kernel frees it when the daemon dies, however it dies."""
+
+    def __init__(self, folder: Path) -> None:
+        """Makes the directory and takes the lock. Raises UsageError when another daemon has it."""
+        check_socket_path(str(folder / SOCKET))
+        make_private(folder)
+        self._file = (folder / "lock").open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            owner = self._file.read().strip() or "unknown"
+            self._file.close()
+            raise UsageError(
+                f"another parsupd (pid {owner}) runs on {str(folder)!r}; stop it, or choose another --runtime-dir"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()}\n")  # for people: the lock is the truth
+        self._file.flush()
+
+    def release(self) -> None:
+        self._file.close()
+
+
+def open_output(path: str) -> int:
+    """Opens a file that a unit's output is appended to. Raises OSError with the path."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY, 0o640)
+
+
+def read_config_text(path: Path) -> str:
+    """Raises UsageError that names the file and what is wrong with it."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"the configuration {str(path)!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the configuration {str(path)!r} is not UTF-8: {error}") from None
