@@ -19,6 +19,7 @@ from parsupd.core.events import (
     Stop,
 )
 from parsupd.core.fleet import Fleet, NoSuchUnitError, ShuttingDownError
+from parsupd.core.unit_state import InvalidTransitionError
 from parsupd.core.units import (
     SIGTERM,
     ActiveState,
@@ -385,6 +386,16 @@ def test_why_tells_decisions_and_the_next_attempt() -> None:
     assert why.incarnations[-1].decision.reason == "restart=on-failure and it exited with 1"
     assert why.next_attempt_at == pytest.approx(0.1)
     assert why.story
+
+
+def test_a_report_against_the_contract_changes_nothing() -> None:
+    """It is an error of the executor; the fleet is as before, and goes on."""
+    stage = chain()
+    before = stage.fleet.status()
+    with pytest.raises(InvalidTransitionError, match=r"web@1 is running"):
+        stage.do(GroupEmpty(InstanceName("web", 1), 1))
+    assert stage.fleet.status() == before
+    assert stage.do(Stop("web")) == ["signal web@1 15"]
 
 
 def test_a_unit_without_instances_blocks_nobody() -> None:

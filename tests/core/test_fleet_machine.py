@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, note, settings
+from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -301,23 +301,35 @@ class Machine(RuleBasedStateMachine):
                 wrong.append(f"{name} is held back for nothing")
         return wrong
 
-    def teardown(self) -> None:
-        """A shutdown converges from wherever it is, as soon as the world answers and time passes."""
-        if not hasattr(self, "fleet"):
-            return
-        if not self.shutdowns:
-            self.give(ShutdownRequested("the end"))
+    def settle(self) -> None:
+        """The world answers and time passes until nothing is left to happen; no process is slow for ever."""
         for _ in range(200):
-            for life, what in self.possible():
-                if what in {"spawned", "exited", "empty"}:
-                    self.answer(life, what, ExitCause.signaled(15))
+            possible = [(life, what) for life, what in self.possible() if what in {"spawned", "exited", "empty"}]
+            if not possible and self.fleet.next_deadline() is None:
+                return
+            for life, what in possible:
+                self.answer(life, what, ExitCause.signaled(15))
             if self.fleet.next_deadline() is not None:
                 self.time_passes()
             self.states_agree_with_the_world()
+
+    def teardown(self) -> None:
+        """Stops and a shutdown converge from wherever it is."""
+        if not hasattr(self, "fleet"):
+            return
+        if not self.shutdowns and len(self.lives) % 2:
+            for name in self.specs:
+                self.give(Stop(name))
+            self.settle()
+            assert self.shutdowns or {status.sub_state for status in self.fleet.status()} <= AT_REST
+        if not self.shutdowns:
+            self.give(ShutdownRequested("the end"))
+        self.settle()
         assert self.all_downs == 1, "a shutdown did not converge"
         assert {status.sub_state for status in self.fleet.status()} <= AT_REST
 
 
+@pytest.mark.timeout(400)  # seconds are enough when it passes; a failure is to be shrunk to a short story
 @pytest.mark.parametrize("part", range(2))
 def test_the_fleet_keeps_its_promises_whatever_comes(part: int) -> None:
     """Never two live generations, never a spawn beside a living group, a name exactly while running, dependants down
@@ -326,10 +338,11 @@ def test_the_fleet_keeps_its_promises_whatever_comes(part: int) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=70,
+            max_examples=100,
             stateful_step_count=60,
             deadline=None,
             derandomize=part == 0,
+            phases=[Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -365,8 +365,7 @@ class Fleet:
         if hopeless:
             self._step(instance, DependencyFailed(f"it requires {hopeless[0]}, which is not going to be ready"))
         elif not unit.blockers:
-            needs = f"; {', '.join(unit.spec.order)} ready" if unit.spec.order else ""
-            self._step(instance, DependenciesReady(f"{self._states[instance].reason}{needs}"))
+            self._step(instance, DependenciesReady(self._states[instance].reason))
 
     # What follows from a step.
 
