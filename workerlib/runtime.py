@@ -394,10 +394,10 @@ class _Spawning:
 
     async def _follow_registration(self) -> None:
         assert self._record.registered is not None
-        await self._record.registered
+        await asyncio.shield(self._record.registered)  # this task is cancelled when the spawn is over; others wait too
         self._feed(spawning.Registered())
         assert self._record.lost is not None
-        await self._record.lost
+        await asyncio.shield(self._record.lost)
         if self._launched_is_gone():
             self._feed(spawning.Broken("ended before it was ready"))
 
