@@ -10,15 +10,43 @@ import msgspec
 
 from workerlib.core import frames
 from workerlib.core.frames import Frame
-from workerlib.core.payload import NO_KEYWORDS, Outgoing, call_prefix, decode, encode, error_from_wire
+from workerlib.core.payload import (
+    NO_ENCODING,
+    NO_KEYWORDS,
+    REFUSED,
+    Outgoing,
+    call_prefix,
+    decode,
+    encode,
+    error_from_wire,
+)
 from workerlib.core.session import ClientSession, Closed, CloseKind, Event, parse_dialect
 from workerlib.core.uri import TcpLocation, Uri
-from workerlib.errors import ArgumentError, HandshakeError, ProtocolError, StreamAborted, UnknownFunction, UsageError
+from workerlib.errors import (
+    ArgumentError,
+    HandshakeError,
+    ProtocolError,
+    ResultError,
+    StreamAborted,
+    UnknownFunction,
+    UsageError,
+)
 from workerlib.shell.transport import Wire, inflate, open_connection
 from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings, nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_STREAM_START = frames.ITEM_STREAM | frames.EXCEPTION
+"""A result is the start of a stream when of these flags it has only the first."""
+
+
+def _read(frame: Frame) -> Any:
+    """The plain data in a frame. Raises ProtocolError."""
+    try:
+        return decode(frame.payload)
+    except REFUSED as error:
+        raise ProtocolError(f"the payload cannot be read: {error}") from None
 
 
 class Reply(asyncio.Future[R]):
@@ -39,16 +67,25 @@ class Reply(asyncio.Future[R]):
         if self.done():
             return  # it was cancelled; this is the worker's late answer
         outgoing = self.outgoing
-        if frame.flags & (frames.EXCEPTION | frames.ITEM_STREAM):
-            declared = outgoing.function.errors if outgoing is not None else ()
-            self.set_exception(error_from_wire(decode(frame.payload), declared))
+        if frame.type != frames.RESULT or frame.flags & (frames.EXCEPTION | frames.ITEM_STREAM):
+            self._take_other(frame)
         elif outgoing is None:
-            self.set_result(decode(frame.payload))
+            self.set_result(_read(frame))
         else:
             try:
                 self.set_result(outgoing.results.one(frame.payload))
-            except msgspec.MsgspecError as error:
+            except Exception as error:  # noqa: BLE001 - the types' own checks are user code
                 self.set_exception(outgoing.results.error(error))
+
+    def _take_other(self, frame: Frame) -> None:
+        if frame.type == frames.ABORT:
+            self.set_exception(StreamAborted(str(_read(frame))))
+        elif frame.flags & frames.EXCEPTION:
+            declared = self.outgoing.function.errors if self.outgoing is not None else ()
+            self.set_exception(error_from_wire(_read(frame), declared))
+        else:
+            self.connection.send_abort(self.seq, "the caller expected one result")
+            self.set_exception(UsageError("this function is a pipe: its result is a stream, not one value"))
 
 
 class Stream(Generic[R]):
@@ -76,15 +113,17 @@ class Stream(Generic[R]):
             if not self._ended:
                 try:
                     self._batches.append(self._decode_many(frame.payload))
-                except msgspec.MsgspecError as error:
-                    self.abort(f"an item is not of the declared type: {error}")
-                    self.fail(StreamAborted(f"{self._function} yielded something else than it declares: {error}"))
+                except Exception as error:  # noqa: BLE001 - the types' own checks are user code
+                    self.fail(ResultError(f"{self._function} yielded something else than it declares: {error}"))
+                    self._connection.send_abort(self.seq, "an item is not of the declared type")
         elif kind == frames.ABORT:
-            self.fail(StreamAborted(f"{self._function}: {decode(frame.payload)}"))
+            self.fail(StreamAborted(f"{self._function}: {_read(frame)}"))
         elif frame.flags & frames.EXCEPTION:
-            self.fail(error_from_wire(decode(frame.payload), self.declared))
+            self.fail(error_from_wire(_read(frame), self.declared))
         elif kind == frames.END:
             self.fail(None)
+        elif not frame.flags & frames.ITEM_STREAM:
+            self.fail(UsageError(f"{self._function} is no pipe in this worker: it answered with one value"))
         self._wake()
 
     def fail(self, error: Exception | None) -> None:
@@ -152,11 +191,15 @@ class Connection:
         self._replies: dict[int, Reply[Any]] = {}
         self._streams: dict[int, Stream[Any]] = {}
         self._pings: dict[int, asyncio.Future[None]] = {}
-        self._handshake: asyncio.Future[Frame] = self._loop.create_future()
+        self._handshake: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[Closed] = self._loop.create_future()
 
     async def open(self, value: Any, *, tls: ssl.SSLContext | None, within_s: float | None = None) -> None:
-        """Connects and does the handshake. Raises OSError, HandshakeError, ConnectionLost, TimeoutError."""
+        """Connects and does the handshake.
+
+        Raises OSError, HandshakeError, ConnectionLost, ProtocolError, TimeoutError, and ArgumentError for a `value`
+        that cannot be encoded.
+        """
 
         def factory() -> Wire:
             self._wire = Wire(self._session, self._on_event, hold_reading=False)
@@ -165,21 +208,43 @@ class Connection:
         try:
             async with asyncio.timeout(within_s):
                 wire = await open_connection(self.uri.location, factory, tls=tls)
-                wire.write(self._session.connect(self.uri.target, value))
-                self._read_handshake(await self._handshake)
-                wire.refresh_deadline()
+                wire.write(self._hello(value))
+                await self._handshake
         except BaseException:
             self.abort()
             raise
 
+    def _hello(self, value: Any) -> bytes:
+        try:
+            hello = self._session.connect(self.uri.target, value)
+        except NO_ENCODING as error:
+            raise ArgumentError(f"the connection's argument cannot travel between processes: {error}") from None
+        self._check_size(hello, "the connection's argument")
+        return hello
+
+    def _take_handshake(self, frame: Frame) -> None:
+        if self._handshake.done():
+            return  # `open` was cancelled
+        try:
+            self._read_handshake(frame)
+        except (HandshakeError, ProtocolError) as error:
+            self._handshake.set_exception(error)
+        else:
+            self._handshake.set_result(None)
+
     def _read_handshake(self, frame: Frame) -> None:
-        answer = decode(frame.payload)
+        answer = _read(frame)
         if frame.type == frames.CONNECT_FAIL:
             raise HandshakeError(f"{self.uri}: {answer}")
         if not isinstance(answer, dict) or (dialect := parse_dialect(answer.get("handshake"))) is None:
             raise ProtocolError(f"{self.uri} is served by a stock Pyro5 daemon; use Pyro5.api.Proxy for that")
+        try:
+            self.functions = msgspec.convert(dialect.get("functions", {}), dict[str, Kind])
+        except msgspec.ValidationError as error:
+            raise ProtocolError(f"the functions of {self.uri} cannot be read: {error}") from None
         self._session.opened(dialect, self._loop.time())
-        self.functions = {str(name): Kind(kind) for name, kind in dict(dialect.get("functions", {})).items()}
+        if self._wire is not None:
+            self._wire.refresh_deadline()
 
     # Calls
 
@@ -210,11 +275,17 @@ class Connection:
         kind = Kind.RPC
         if target is None:
             if name not in self.functions:
-                raise UnknownFunction(f"{self.uri.target} has no function {name!r}{nearest(name, list(self.functions))}")
+                raise UnknownFunction(
+                    f"{self.uri.target} has no function {name!r}{nearest(name, list(self.functions))}"
+                )
             kind = self.functions[name]
         try:
-            payload = call_prefix(target or self.uri.target, name) + encode(args) + (encode(kwargs) if kwargs else NO_KEYWORDS)
-        except TypeError as error:
+            payload = (
+                call_prefix(target or self.uri.target, name)
+                + encode(args)
+                + (encode(kwargs) if kwargs else NO_KEYWORDS)
+            )
+        except NO_ENCODING as error:
             raise ArgumentError(f"{name}: an argument cannot travel between processes: {error}") from None
         return self._dispatch(kind, payload, None, name)
 
@@ -222,6 +293,8 @@ class Connection:
         session, wire = self._session, self._wire
         if session.closed is not None or wire is None:
             raise (session.closed or Closed(CloseKind.LOCAL, "not yet open")).as_error()
+        if len(payload) > self.settings.max_message_size:
+            self._check_size(payload, f"the arguments of {name}")
         if kind is Kind.ONE_WAY:
             wire.write(session.call_one_way(payload))
             return wire.writable()
@@ -239,19 +312,23 @@ class Connection:
         wire.write(data)
         return stream
 
+    def _check_size(self, data: bytes, what: str) -> None:
+        most = self.settings.max_message_size
+        if len(data) > most:
+            raise ArgumentError(f"{what}: {len(data)} bytes; a message may have {most} (max_message_size)")
+
     async def ping(self) -> float:
         """Seconds from here to the worker's connection and back; its functions are not involved."""
         if self._wire is None or self._session.closed is not None:
             raise (self._session.closed or Closed(CloseKind.LOCAL, "not yet open")).as_error()
         seq, data = self._session.ping()
-        answered: asyncio.Future[None] = self._loop.create_future()
-        self._pings[seq] = answered
+        self._pings[seq] = answered = self._loop.create_future()
         began = self._loop.time()
         self._wire.write(data)
-        closed = self._closed
-        await asyncio.wait({answered, closed}, return_when=asyncio.FIRST_COMPLETED)
-        if not answered.done():
-            raise closed.result().as_error()
+        try:
+            await answered
+        finally:
+            self._pings.pop(seq, None)
         return self._loop.time() - began
 
     def send_abort(self, seq: int, reason: str) -> None:
@@ -268,24 +345,28 @@ class Connection:
         if type(event) is not Frame:
             self._on_closed(cast("Closed", event))
             return
-        kind, seq = event.type, event.seq
-        if kind == frames.RESULT:
-            reply = self._replies.pop(seq, None)
-            if reply is not None:
-                reply.take(event)
-            elif event.flags & frames.EXCEPTION:  # the call of a pipe failed before it became a stream
-                self._streams.pop(seq).take(event)
-        elif kind in {frames.CONNECT_OK, frames.CONNECT_FAIL}:
-            if not self._handshake.done():
-                self._handshake.set_result(event)
-        elif kind == frames.PING:
-            answered = self._pings.pop(seq, None)
-            if answered is not None and not answered.done():
-                answered.set_result(None)
-        elif stream := self._streams.get(seq):
-            if kind in {frames.END, frames.ABORT}:
+        seq = event.seq
+        if event.type == frames.RESULT and (reply := self._replies.pop(seq, None)) is not None:
+            reply.take(event)
+        elif event.type != frames.PING and (stream := self._streams.get(seq)) is not None:
+            # The last frame of a stream: END, ABORT, or a RESULT that is not the start of it.
+            if event.type in {frames.END, frames.ABORT} or (
+                event.type == frames.RESULT and event.flags & _STREAM_START != frames.ITEM_STREAM
+            ):
                 del self._streams[seq]
             stream.take(event)
+        else:
+            self._on_rare_event(event)
+
+    def _on_rare_event(self, event: Frame) -> None:
+        if event.type in {frames.CONNECT_OK, frames.CONNECT_FAIL}:
+            self._take_handshake(event)
+        elif event.type == frames.PING:
+            answered = self._pings.pop(event.seq, None)
+            if answered is not None and not answered.done():
+                answered.set_result(None)
+        elif event.type == frames.ABORT and (reply := self._replies.pop(event.seq, None)) is not None:
+            reply.take(event)
 
     def _on_closed(self, closed: Closed) -> None:
         if not self._closed.done():
@@ -294,9 +375,10 @@ class Connection:
             self._handshake.set_exception(closed.as_error())
             self._handshake.exception()  # read here: `open` may have given up before
         replies, self._replies = self._replies, {}
-        for reply in replies.values():
-            if not reply.done():
-                reply.set_exception(closed.as_error())
+        pings, self._pings = self._pings, {}
+        for waiting in (*replies.values(), *pings.values()):
+            if not waiting.done():
+                waiting.set_exception(closed.as_error())
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.fail(closed.as_error())
@@ -313,9 +395,17 @@ class Connection:
         return str(await asyncio.shield(self._closed))
 
     async def close(self, reason: str = "") -> None:
-        """Sends what is written and closes; calls under way end with ConnectionLost. Idempotent."""
+        """Sends what is written and closes; calls under way end with ConnectionLost. Idempotent.
+
+        Returns when the socket is closed. A peer that does not read is cut off as always; cancel this to do it at once.
+        """
         if self._wire is not None:
             self._wire.close(CloseKind.LOCAL, reason)
+            try:
+                await self._wire.wait_gone()
+            except asyncio.CancelledError:
+                self._wire.abort()
+                raise
 
     def abort(self) -> None:
         """Ends the connection at once, without sending what is buffered. Idempotent, does not block."""
@@ -342,12 +432,10 @@ async def open_to(
 ) -> Connection:
     """A connection to the object at `uri`; `value` is its connection-state argument.
 
-    Raises UsageError for TCP without `tls` unless `insecure` says that this is wanted; see `Connection.open` for others.
+    Raises UsageError for TCP without `tls` unless `insecure` says that this is wanted, and what `Connection.open` does.
     """
     if isinstance(uri.location, TcpLocation) and tls is None and not insecure:
         raise UsageError(f"{uri}: TCP without TLS shows every byte to the network; give tls=, or insecure=True")
     connection = Connection(uri, settings)
     await connection.open(value, tls=tls, within_s=within_s)
     return connection
-
-

@@ -1,123 +1,242 @@
 """Moves the items of a generator to the caller: pushed with credit, or pulled one by one by a stock client."""
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import time
 import uuid
-from collections.abc import AsyncGenerator, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from workerlib.core.payload import NIL, encode_result
 from workerlib.core.session import ServerSession
-from workerlib.errors import ProtocolError
+from workerlib.errors import ProtocolError, ResultError
+from workerlib.shell import journal
 from workerlib.shell.transport import Wire
 
-BATCH = 512
-"""Items that go into one frame at most."""
+FIRST_BATCH, BATCH = 16, 512
+"""Items that go into one frame at most: few at first, since nobody knows yet how large they are."""
+
+BATCH_BYTES = 256 << 10
+"""The size that a frame of several items should have at most; batches shrink and grow with it."""
 
 HOP_S = 0.002
 """How long a thread collects items before it hands them over."""
 
+Room = Callable[[], int]
+"""How many items the reader has room for now."""
 
-async def _from_thread(items: Generator[Any, None, None], threads: ThreadPoolExecutor) -> AsyncGenerator[Any, None]:
-    """The items of a plain generator, which may block: taken in a thread, as many as come within HOP_S at a time."""
-    loop = asyncio.get_running_loop()
+
+_Taken = tuple[list[Any], BaseException | None, bool]
+"""Items from a thread, what the generator raised after them, and whether it has ended."""
+
+
+def one() -> int:
+    """The room of a reader that pulls item by item."""
+    return 1
+
+
+async def _from_thread(items: Iterator[Any], threads: ThreadPoolExecutor, room: Room) -> AsyncGenerator[Any, None]:
+    """The items of a plain iterator, which may block: taken in a thread, as many as come within HOP_S at a time."""
     context = contextvars.copy_context()
 
-    def take() -> list[Any]:
+    def take(most: int) -> _Taken:
         until = time.monotonic() + HOP_S
-        taken = []
-        for item in items:
-            taken.append(item)
-            if len(taken) >= BATCH or time.monotonic() > until:
-                break
-        return taken
+        taken: list[Any] = []
+        try:
+            for item in items:
+                taken.append(item)
+                if len(taken) >= most or time.monotonic() > until:
+                    return taken, None, False
+        except BaseException as error:  # noqa: BLE001 - raised below, after the items that came before it
+            return taken, error, True
+        return taken, None, True
 
+    running: Future[_Taken] | None = None
     try:
-        while taken := await loop.run_in_executor(threads, lambda: context.run(take)):
+        while True:
+            running = threads.submit(context.run, take, max(1, room()))
+            taken, error, ended = await asyncio.wrap_future(running)
+            running = None
             for item in taken:
                 yield item
+            if error is not None:
+                raise error
+            if ended:
+                return
     finally:
-        # A thread may still be inside the generator when this one is cancelled; a running generator cannot be closed.
-        if inspect.getgeneratorstate(items) != inspect.GEN_RUNNING:
-            items.close()
+        if isinstance(items, Generator):
+            await _close_in_thread(items, threads, context, running)
 
 
-def as_async(items: Any, threads: ThreadPoolExecutor | None) -> AsyncGenerator[Any, None]:
-    """Whatever a pipe function gave, as an async generator. Raises TypeError when it is none."""
+async def _close_in_thread(
+    items: Generator[Any, None, None],
+    threads: ThreadPoolExecutor,
+    context: contextvars.Context,
+    running: "Future[_Taken] | None",
+) -> None:
+    """Closes a generator whose cleanup may block, as soon as no thread is inside it any more."""
+
+    def close(_: object = None) -> None:
+        try:
+            context.run(items.close)
+        except Exception as error:  # noqa: BLE001 - user code, and nobody is left to tell
+            journal.fail("generator_cleanup_failed", error)
+
+    if running is not None and not running.done() and not running.cancel():
+        running.add_done_callback(close)  # a thread is inside it: that thread closes it when it comes out
+    elif inspect.getgeneratorstate(items) not in {inspect.GEN_CLOSED, inspect.GEN_CREATED}:
+        try:
+            closing = threads.submit(close)
+        except RuntimeError:  # the pool was shut down with the server
+            close()
+        else:
+            await asyncio.shield(asyncio.wrap_future(closing))
+
+
+async def _adopt(items: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+    async for item in items:
+        yield item
+
+
+def as_async(items: Any, threads: ThreadPoolExecutor | None, room: Room = one) -> AsyncGenerator[Any, None]:
+    """Whatever a pipe function gave, as an async generator. Raises TypeError when it gave no iterator."""
     if isinstance(items, AsyncGenerator):
         return items
-    if threads is not None and isinstance(items, Generator):
-        return _from_thread(items, threads)
+    if isinstance(items, AsyncIterator):
+        return _adopt(items)
+    if threads is not None and isinstance(items, Iterator):
+        return _from_thread(items, threads, room)
+    if inspect.iscoroutine(items):
+        items.close()
     raise TypeError(f"a pipe function must be a generator, this one returned a {type(items).__qualname__}")
 
 
 class Pump:
     """Pushes one stream to a peer that speaks the dialect.
 
-    Items that come without a suspension between them travel in one frame; the first after a pause is sent before the
+    Items that come without a suspension between them travel in one frame; the first after a pause is sent when the
     loop turns, so that batching never delays one. Without credit the generator is not resumed.
     """
 
-    def __init__(self, wire: Wire, session: ServerSession, seq: int, where: str) -> None:
+    def __init__(self, wire: Wire, session: ServerSession, seq: int, where: str, give_up: Callable[[], object]) -> None:
         self._wire = wire
         self._session = session
         self._seq = seq
         self._where = where
+        self._give_up = give_up
         self._loop = asyncio.get_running_loop()
         self._waiting: list[Any] = []
+        self._batch = FIRST_BATCH
+        self._room = 0
         self._flush_soon = False
         self._credit_came: asyncio.Future[None] | None = None
+        self.failure: ResultError | None = None
+        """An item that could not be sent while the generator was suspended; `give_up` was called for it."""
 
     def wake(self) -> None:
         """Credit has come."""
         if self._credit_came is not None and not self._credit_came.done():
             self._credit_came.set_result(None)
 
+    def room(self) -> int:
+        """Items that may be taken from the generator before the next flush."""
+        return self._room - len(self._waiting)
+
     async def run(self, items: AsyncGenerator[Any, None]) -> None:
-        """Sends all items and the end. Raises what the generator raises, after the items before it were sent."""
-        waiting, session, seq = self._waiting, self._session, self._seq
-        room = min(session.credit(seq), BATCH)
+        """Sends all items and the end. Raises what the generator raises, after the items before it were sent.
+
+        An item that has no encoding, or is too long for a message, raises ResultError, also after those before it.
+        """
+        waiting, session = self._waiting, self._session
+        self._measure()
         try:
             async for item in items:
                 waiting.append(item)
-                if len(waiting) >= room:
+                if len(waiting) >= self._room:
                     self._flush()
                     await self._wait_for_room()
-                    room = min(session.credit(seq), BATCH)
+                    if session.closed is not None:
+                        return
                 elif not self._flush_soon:
                     self._flush_soon = True
                     self._loop.call_soon(self._flush_later)
-            self._flush()
-        except BaseException:
-            if self._session.closed is None:
-                self._flush()
-            raise
         finally:
-            await items.aclose()
+            try:
+                self._flush()
+            finally:
+                await items.aclose()
         if session.closed is None:
-            self._wire.write(session.end(seq, NIL))
+            self._wire.write(session.end(self._seq, NIL))
+
+    def _measure(self) -> None:
+        self._room = 0 if self._wire.paused else min(self._session.credit(self._seq), self._batch)
 
     def _flush_later(self) -> None:
         self._flush_soon = False
-        if self._session.credit(self._seq) >= len(self._waiting):
+        try:
             self._flush()
+        except ResultError as error:
+            self.failure = error
+            self._give_up()
 
     def _flush(self) -> None:
+        """Sends what waits: never more than there is credit for, since `run` takes no more from the generator."""
         waiting = self._waiting
-        if waiting and self._session.closed is None:
-            count = len(waiting)
-            payload = encode_result(self._where, waiting)
+        if not waiting:
+            return
+        count = len(waiting)
+        if self._session.credit(self._seq) < count:  # the stream was aborted, or the connection has ended
             waiting.clear()
-            self._wire.write(self._session.items(self._seq, payload, count))
+            return
+        try:
+            payload = encode_result(self._where, waiting)
+            fits = len(payload) <= self._session.settings.max_message_size
+        except ResultError:
+            fits, payload = False, b""
+        if not fits:
+            self._flush_singly()
+            return
+        waiting.clear()
+        self._wire.write(self._session.items(self._seq, payload, count))
+        if len(payload) > BATCH_BYTES:
+            self._batch = max(1, count * BATCH_BYTES // len(payload))
+        elif count >= self._batch and 2 * len(payload) <= BATCH_BYTES:
+            self._batch = min(2 * self._batch, BATCH)
+        self._measure()
+
+    def _flush_singly(self) -> None:
+        """One frame an item. Raises ResultError for the first that cannot be sent, after those before it."""
+        singles = self._waiting[:]
+        self._waiting.clear()
+        self._batch = 1
+        for item in singles:
+            payload = encode_result(self._where, [item])
+            most = self._session.settings.max_message_size
+            if len(payload) > most:
+                raise ResultError(f"an item of {self._where} has {len(payload)} bytes; a message may have {most}")
+            self._wire.write(self._session.items(self._seq, payload, 1))
+        self._measure()
 
     async def _wait_for_room(self) -> None:
         await self._wire.writable()
         while self._session.credit(self._seq) == 0 and self._session.closed is None:
             self._credit_came = self._loop.create_future()
             await self._credit_came
+            await self._wire.writable()
+        self._measure()
+
+
+class _StockStream:
+    """One stream of a stock client. `dropped` while an item is being made: it is closed right after that."""
+
+    def __init__(self, owner: object, items: AsyncGenerator[Any, None]) -> None:
+        self.owner = owner
+        self.items = items
+        self.busy = False
+        self.dropped = False
 
 
 class StockStreams:
@@ -128,47 +247,69 @@ class StockStreams:
     """
 
     def __init__(self) -> None:
-        self._streams: dict[str, tuple[object, AsyncGenerator[Any, None]]] = {}
+        self._streams: dict[str, _StockStream] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def open(self, owner: object, items: AsyncGenerator[Any, None]) -> str:
         stream_id = str(uuid.uuid4())
-        self._streams[stream_id] = owner, items
+        self._streams[stream_id] = _StockStream(owner, items)
         return stream_id
 
     async def next(self, stream_id: str, owner: object) -> Any:
-        """The next item. Raises StreamEnd at the end (no coroutine can raise StopIteration), or what the function raises."""
-        found = self._streams.get(stream_id)
-        if found is None or found[0] is not owner:
+        """The next item.
+
+        Raises StreamEnd at the end (no coroutine can raise StopIteration), or what the function raises.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.owner is not owner:
             raise ProtocolError("item stream terminated")
+        if stream.busy:
+            raise ProtocolError("the item before this one is still being made")
+        stream.busy = True
         try:
-            return await anext(found[1])
+            return await anext(stream.items)
         except StopAsyncIteration:
-            del self._streams[stream_id]
+            self._streams.pop(stream_id, None)
             raise StreamEnd from None
         except BaseException:
-            self.drop(stream_id)
-            raise
+            self._streams.pop(stream_id, None)
+            raise  # a generator that has raised is closed
+        finally:
+            stream.busy = False
+            if stream.dropped:
+                self._close(stream)
 
     def drop(self, stream_id: str) -> None:
         """Closes a stream; an unknown one is already closed."""
-        found = self._streams.pop(stream_id, None)
-        if found is not None:
-            task = asyncio.get_running_loop().create_task(_close(found[1]))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+        stream = self._streams.pop(stream_id, None)
+        if stream is not None:
+            stream.dropped = True
+            if not stream.busy:
+                self._close(stream)
+
+    def _close(self, stream: _StockStream) -> None:
+        task = asyncio.get_running_loop().create_task(_close(stream.items))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def close_owned_by(self, owner: object) -> None:
-        for stream_id in [key for key, stream in self._streams.items() if stream[0] is owner]:
+        for stream_id in [key for key, stream in self._streams.items() if stream.owner is owner]:
             self.drop(stream_id)
 
-    def close(self) -> None:
+    async def close(self, within_s: float) -> None:
+        """Closes all streams and gives their generators so long for their own cleanup."""
         for stream_id in list(self._streams):
             self.drop(stream_id)
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=within_s)
 
 
 async def _close(items: AsyncGenerator[Any, None]) -> None:
-    await items.aclose()
+    with contextlib.suppress(asyncio.CancelledError):
+        try:
+            await items.aclose()
+        except Exception as error:  # noqa: BLE001 - user code, and nobody is left to tell
+            journal.fail("generator_cleanup_failed", error)
 
 
 class StreamEnd(Exception):  # noqa: N818 - the end is no error; it travels as StopIteration

@@ -1,7 +1,8 @@
-"""The serving end: objects with typed functions behind one socket, for workerlib's peers and for stock Pyro5 clients."""
+"""The serving end: objects with typed functions behind sockets, for workerlib's peers and for stock Pyro5 clients."""
 
 import asyncio
 import contextvars
+import inspect
 import os
 import ssl
 import traceback
@@ -9,8 +10,6 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
-
-import msgspec
 
 from workerlib.core import frames
 from workerlib.core.frames import Frame
@@ -23,6 +22,7 @@ from workerlib.core.payload import (
     decode_call_head,
     encode,
     encode_result,
+    encode_stock_result,
     error_to_wire,
 )
 from workerlib.core.session import DIALECT, Closed, CloseKind, Event, ServerSession, parse_dialect
@@ -32,7 +32,17 @@ from workerlib.pump import Pump, StockStreams, StreamEnd, as_async
 from workerlib.shell import journal
 from workerlib.shell.eager import EagerTask
 from workerlib.shell.transport import Listener, Peer, Wire, inflate, listen
-from workerlib.spec import Function, Kind, Parameters, RpcSettings, functions_of, nearest, read_parameters
+from workerlib.spec import (
+    Function,
+    Kind,
+    RpcSettings,
+    functions_of,
+    nearest,
+    one_way,
+    read_parameters,
+    rpc,
+)
+from workerlib.version import __version__
 
 DAEMON = "Pyro.Daemon"
 """The object that stock clients call for metadata and for the items of streams."""
@@ -40,12 +50,19 @@ DAEMON = "Pyro.Daemon"
 DEFAULT_HANDSHAKE = "hello"
 """What a stock client sends as its handshake when it was not told otherwise: no connection-state argument."""
 
+SERPENT, MARSHAL, JSON = 1, 2, 3
+SERIALIZERS = frozenset({SERPENT, MARSHAL, JSON, MSGPACK})
+"""Pyro5's ids."""
+
 THREADS = 8
 """Threads for `def` functions of one server; more calls wait for one to be free."""
 
+CLOSE_S = 1.0
+"""How long a closing server waits for its calls to be cancelled, and then for its sockets to close."""
+
 
 class Session:
-    """One client's connection, as the worker sees it. Given to `connected`; `current_session()` gives it inside calls."""
+    """One client's connection, as the worker sees it: given to `connected`, and by `current_session()` inside calls."""
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
@@ -111,14 +128,42 @@ class Servant:
 
 _CO_COROUTINE, _CO_ASYNC_GENERATOR = 0x80, 0x200
 
-ANY_VALUE = Signature("handshake", Parameters(("value",), (Any,), 0, frozenset()))
-
 
 def same_user(peer: Peer) -> str | None:
     """Why a peer may not connect, or None: on a Unix socket only the user that this process runs as, and root, may."""
     if peer.uid is None or peer.uid in {os.geteuid(), 0}:
         return None
     return f"user {peer.uid} may not connect to a worker of user {os.geteuid()}"
+
+
+class DaemonObject:
+    """What stock clients ask of the daemon itself, under the names that they use."""
+
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+
+    @rpc
+    async def ping(self) -> None: ...
+
+    @rpc
+    async def registered(self) -> list[str]:
+        return list(self._server.servants)
+
+    @rpc
+    async def info(self) -> str:
+        return f"workerlib {__version__}, protocol {frames.VERSION}, {len(self._server.servants)} objects"
+
+    @rpc
+    async def get_metadata(self, objectId: str, as_lists: bool = False) -> dict[str, list[str]]:  # noqa: ARG002, N803
+        return self._server.find(objectId).metadata()  # as Pyro5 names them; JSON knows lists only, so all are lists
+
+    @rpc
+    async def get_next_stream_item(self, streamId: str) -> Any:  # noqa: N803 - Pyro5's name
+        return await self._server.stock_streams.next(streamId, current_session())
+
+    @one_way
+    async def close_stream(self, streamId: str) -> None:  # noqa: N803 - Pyro5's name
+        self._server.stock_streams.drop(streamId)
 
 
 class Server:
@@ -133,6 +178,14 @@ class Server:
         self.base_context = contextvars.copy_context()
         self._listeners: list[Listener] = []
         self._threads: ThreadPoolExecutor | None = None
+        self.add(DAEMON, DaemonObject(self))
+
+    def find(self, target: str) -> Servant:
+        """The object with that id. Raises UnknownFunction."""
+        servant = self.servants.get(target)
+        if servant is None:
+            raise UnknownFunction(f"no object {target!r} is served here")
+        return servant
 
     def add(self, target: str, worker: object) -> Servant:
         """Offers an object under an id."""
@@ -159,12 +212,22 @@ class Server:
         self._listeners.clear()
 
     async def close(self) -> None:
-        """Stops listening, sends what is written, ends all connections and their calls. Idempotent."""
+        """Stops listening, sends what is written, ends all connections and their calls. Idempotent.
+
+        Calls are cancelled and have CLOSE_S for their own cleanup; a thread that is inside a `def` function is not
+        waited for. A call that calls this itself goes on.
+        """
         self.stop_listening()
-        tasks = [task for connection in list(self.connections) for task in connection.close(CloseKind.LOCAL)]
-        self.stock_streams.close()
+        connections = list(self.connections)
+        tasks = [task for connection in connections for task in connection.close(CloseKind.LOCAL)]
         if tasks:
-            await asyncio.wait(tasks, timeout=1)
+            await asyncio.wait(tasks, timeout=CLOSE_S)
+        await self.stock_streams.close(CLOSE_S)
+        for sending in [asyncio.ensure_future(connection.wire.wait_gone()) for connection in connections]:
+            await asyncio.wait({sending}, timeout=CLOSE_S)
+            sending.cancel()
+        for connection in connections:
+            connection.wire.abort()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -183,15 +246,18 @@ class _Call:
     def done(self, value: Any, error: BaseException | None) -> None:
         connection, frame = self.connection, self.frame
         if self.task is not None:
-            connection.calls.pop(frame.seq, None)
+            connection.forget(frame, self.task)
         if frame.flags & frames.ONE_WAY:
             if error is not None:
                 journal.fail("one_way_failed", error, function=self.callee.function.qualified_name)
         elif error is not None:
             connection.answer_error(frame, error)
         elif frame.serializer == MSGPACK:
+            where = self.callee.function.qualified_name
             try:
-                payload = encode_result(self.callee.function.qualified_name, value)
+                payload = connection.encode_result(where, value)
+                if len(payload) > connection.longest:
+                    connection.refuse_length(where, len(payload))
             except ResultError as refused:
                 connection.answer_error(frame, refused)
             else:
@@ -208,7 +274,10 @@ class ServerConnection:
         self.loop = asyncio.get_running_loop()
         self.session = ServerSession(server.settings, inflate, self.loop.time())
         self.wire = Wire(self.session, self._on_event, hold_reading=True)
+        self.longest = server.settings.max_message_size
+        self.encode_result = encode_result
         self.calls: dict[int, EagerTask] = {}
+        self.one_ways: set[EagerTask] = set()  # their sequence numbers may be used again while they run
         self.pumps: dict[int, Pump] = {}
         self.user_session: Session | None = None
         self._context = server.base_context
@@ -230,21 +299,34 @@ class ServerConnection:
             if (task := self.calls.get(event.seq)) is not None:
                 task.cancel()
         elif event.type == frames.CONNECT:
+            self._check_serializer(event)
             self._start(self._connect(event), event)
 
     def _on_closed(self, reason: str) -> None:
+        """The connection has ended. Idempotent."""
         self.server.connections.discard(self)
-        for task in list(self.calls.values()):
+        for task in self._tasks():
             task.cancel()
-        self.server.stock_streams.close_owned_by(self)
+        if self.user_session is not None:
+            self.server.stock_streams.close_owned_by(self.user_session)
         if self.user_session is not None and not self.user_session.closed.done():
             self.user_session.closed.set_result(reason)
 
     def close(self, kind: CloseKind) -> list["asyncio.Future[None]"]:
         """Ends the connection; returns the tasks of its calls, which have been cancelled."""
-        tasks: list[asyncio.Future[None]] = list(self.calls.values())
+        tasks = self._tasks()
         self.wire.close(kind)
         return tasks
+
+    def _tasks(self) -> list["asyncio.Future[None]"]:
+        """The calls under way, without the one that is running now: it may close its own connection and go on."""
+        current: object = asyncio.current_task()
+        return [task for task in (*self.calls.values(), *self.one_ways) if task is not current]
+
+    @staticmethod
+    def _check_serializer(frame: Frame) -> None:
+        if frame.serializer not in SERIALIZERS:  # no answer could be read either: the connection ends
+            raise ProtocolError(f"unknown serializer {frame.serializer}")
 
     # Handshake
 
@@ -252,18 +334,21 @@ class ServerConnection:
         try:
             target, value = self._read_connect(frame)
             dialect = parse_dialect(value)
-            servant, session = await self._welcome(target, value, dialect, frame)
+            if dialect is not None and frame.serializer != MSGPACK:
+                raise ProtocolError("workerlib's dialect is spoken in msgpack only")
+            servant = await self._welcome(target, value, dialect)
         except Exception as error:  # noqa: BLE001 - `connected` is user code: whatever it raises refuses the client
             reason = str(error) if isinstance(error, WorkerlibError) else f"{type(error).__name__}: {error}"
+            reason = reason.encode(errors="backslashreplace").decode()
             if self.session.closed is None:
                 self.wire.write(self.session.reject(frame, self._dump(frame.serializer, reason), reason))
                 self.wire.close()
             self._on_closed(reason)
             return
         if self.session.closed is not None:
-            return
-        session.stock = dialect is None
-        self.user_session = session
+            return  # the client did not wait for `connected`
+        if dialect is None:
+            self.encode_result = encode_stock_result
         greeting: Any = DEFAULT_HANDSHAKE
         if dialect is not None:
             window = self.server.settings.stream_window
@@ -273,27 +358,33 @@ class ServerConnection:
         self.wire.refresh_deadline()
 
     def _read_connect(self, frame: Frame) -> tuple[str, Any]:
-        data = decode(frame.payload) if frame.serializer == MSGPACK else self._stock(frame.serializer).loads(frame.payload)
+        if frame.serializer == MSGPACK:
+            data = decode(frame.payload)
+        else:
+            self._check_trust(frame.serializer)
+            data = self._stock(frame.serializer).loads(frame.payload)
         if not isinstance(data, dict) or not isinstance(data.get("object"), str):
             raise ProtocolError("a handshake that names no object")
         return data["object"], data.get("handshake")
 
-    async def _welcome(self, target: str, value: Any, dialect: Mapping[str, Any] | None, frame: Frame) -> tuple[Servant, Session]:
+    async def _welcome(self, target: str, value: Any, dialect: Mapping[str, Any] | None) -> Servant:
         if (why := self.server.authorize(self.wire.peer)) is not None:
             journal.warn("connection_refused", peer=self.wire.peer.address, reason=why)
             raise ProtocolError(why)
         servant = self.server.servants.get(target)
         if servant is None:
             raise ProtocolError(f"no object {target!r} is served here: the worker that had this address has gone")
-        session = Session(self.wire.peer)
+        self.user_session = session = Session(self.wire.peer)
+        session.stock = dialect is None
         self._context = self.server.base_context.copy()
         self._context.run(_session.set, session)
         if servant.on_connect is not None and servant.connect_signature is not None:
             given = dialect.get("value") if dialect is not None else None if value == DEFAULT_HANDSHAKE else value
             args = [] if given is None else [given]
-            positional, _ = servant.connect_signature.bind_plain([session, *args][1:], {})
-            session.state = await servant.on_connect(session, *positional)
-        return servant, session
+            positional, _ = servant.connect_signature.bind_plain(args, {})
+            state = servant.on_connect(session, *positional)
+            session.state = await state if inspect.isawaitable(state) else state
+        return servant
 
     # Calls
 
@@ -301,17 +392,33 @@ class ServerConnection:
         """Runs a coroutine of ours that answers by itself."""
 
         def done(_value: Any, error: BaseException | None) -> None:
-            self.calls.pop(frame.seq, None)
+            self.forget(frame, task)
             if error is not None and not isinstance(error, asyncio.CancelledError):
                 journal.fail("call_failed", error)
 
         task = EagerTask(coroutine, self.loop, self._context.copy(), done)
         task.start()
         if not task.done():
-            self.calls[frame.seq] = task
+            self._remember(frame, task)
+
+    def _remember(self, frame: Frame, task: EagerTask) -> None:
+        """Keeps a call that has suspended, to be cancelled."""
+        if frame.flags & frames.ONE_WAY:
+            self.one_ways.add(task)
+        elif self.calls.setdefault(frame.seq, task) is not task:
+            task.cancel()
+            self.wire.close(CloseKind.PROTOCOL, f"two calls at a time with sequence number {frame.seq}")
+
+    def forget(self, frame: Frame, task: EagerTask) -> None:
+        """The call has ended."""
+        if frame.flags & frames.ONE_WAY:
+            self.one_ways.discard(task)
+        elif self.calls.get(frame.seq) is task:
+            del self.calls[frame.seq]
 
     def _invoke(self, frame: Frame) -> None:
         if frame.serializer != MSGPACK or frame.flags & ~frames.ONE_WAY:
+            self._check_serializer(frame)
             self._start(self._invoke_other(frame), frame)
             return
         payload, prefix = frame.payload, self._hot_prefix
@@ -323,17 +430,20 @@ class ServerConnection:
                 try:
                     args = callee.signature.bind_exact(payload[len(prefix) : -1])
                     kwargs: dict[str, Any] = {}
-                except msgspec.MsgspecError:
+                except Exception:  # noqa: BLE001 - `_read_call` says what is wrong
                     callee, args, kwargs = self._read_call(payload)
             else:
                 callee, args, kwargs = self._read_call(payload)
-        except (WorkerlibError, msgspec.MsgspecError) as error:
+            self._run(frame, callee, args, kwargs)
+        except Exception as error:  # noqa: BLE001 - hostile bytes and the types' own checks raise all kinds
             self._refuse(frame, error)
-            return
-        self._run(frame, callee, args, kwargs)
 
     def _refuse(self, frame: Frame, error: Exception) -> None:
-        if isinstance(error, msgspec.MsgspecError):
+        if isinstance(error, ArgumentError) and not self.session.dialect:
+            # Perhaps it has one of Pyro5's own MessagePack extensions (dates, long integers): read it that way.
+            self._start(self._invoke_other(frame), frame)
+            return
+        if not isinstance(error, WorkerlibError):
             error = ArgumentError(f"the call cannot be read: {error}")
         if frame.flags & frames.ONE_WAY:
             journal.warn("one_way_refused", reason=str(error), peer=self.wire.peer.address)
@@ -342,31 +452,23 @@ class ServerConnection:
 
     def _read_call(self, payload: bytes) -> tuple[Callee, tuple[Any, ...], dict[str, Any]]:
         head: CallHead = decode_call_head(payload)
-        callee = self._servant(head.object).find(head.method)
+        callee = self.server.find(head.object).find(head.method)
         args, kwargs = callee.signature.bind(head.args, head.kwargs)
         if callee.signature.exact:
             self._hot_prefix, self._hot_callee = call_prefix(head.object, head.method), callee
         return callee, args, kwargs
 
-    def _servant(self, target: str) -> Servant:
-        try:
-            return self.server.servants[target]
-        except KeyError:
-            raise UnknownFunction(f"no object {target!r} is served here") from None
-
     def _run(self, frame: Frame, callee: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        call = _Call(self, frame, callee)
         if callee.function.kind is Kind.PIPE:
+            _check_wants_stream(frame, callee)
             self._start(self._run_pipe(frame, callee, args, kwargs), frame)
             return
+        call = _Call(self, frame, callee)
         task = EagerTask(self._call(callee, args, kwargs), self.loop, self._context.copy(), call.done)
         task.start()
         if not task.done():
-            if frame.seq in self.calls:
-                task.cancel()
-                self.close(CloseKind.PROTOCOL)
-                return
-            call.task = self.calls[frame.seq] = task
+            call.task = task
+            self._remember(frame, task)
 
     def _call(self, callee: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
         """The coroutine of one call: the function's own, or one that waits for a thread."""
@@ -376,15 +478,21 @@ class ServerConnection:
 
     async def _in_thread(self, callee: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         context = contextvars.copy_context()
-        return await self.loop.run_in_executor(
-            self.server.threads, lambda: context.run(callee.method, *args, **kwargs)
-        )
+
+        def call() -> Any:
+            try:
+                return context.run(callee.method, *args, **kwargs)
+            except StopIteration as error:  # a future cannot carry it: its waiter would wait for ever
+                raise RuntimeError("the function raised StopIteration") from error
+
+        return await self.loop.run_in_executor(self.server.threads, call)
 
     async def _run_pipe(self, frame: Frame, callee: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         threads = None if callee.runs_on_loop else self.server.threads
         if not self.session.dialect:
             try:
-                stream_id = self.server.stock_streams.open(self, as_async(callee.method(*args, **kwargs), threads))
+                items = as_async(callee.method(*args, **kwargs), threads)
+                stream_id = self.server.stock_streams.open(self.user_session, items)
             except Exception as error:  # noqa: BLE001 - user code
                 self.answer_error(frame, error)
             else:
@@ -395,18 +503,28 @@ class ServerConnection:
         except ProtocolError as error:
             self.wire.close(CloseKind.PROTOCOL, str(error))
             return
-        pump = self.pumps[frame.seq] = Pump(self.wire, self.session, frame.seq, callee.function.qualified_name)
+        task = asyncio.current_task()
+        assert task is not None, "runs as a task of `_start`"
+        where = callee.function.qualified_name
+        pump = self.pumps[frame.seq] = Pump(self.wire, self.session, frame.seq, where, task.cancel)
         try:
-            await pump.run(as_async(callee.method(*args, **kwargs), threads))
+            await pump.run(as_async(callee.method(*args, **kwargs), threads, pump.room))
         except asyncio.CancelledError:
+            if pump.failure is not None:
+                self._end_with_error(frame.seq, pump.failure)
+                return
             if self.session.closed is None:
                 self.wire.write(self.session.abort(frame.seq, "aborted by the caller"))
             raise
         except Exception as error:  # noqa: BLE001 - user code
-            payload = encode(error_to_wire(error, _format(error), stock=False))
-            self.wire.write(self.session.end(frame.seq, payload, failed=True))
+            self._end_with_error(frame.seq, error)
         finally:
             del self.pumps[frame.seq]
+
+    def _end_with_error(self, seq: int, error: Exception) -> None:
+        if self.session.closed is None:
+            payload = encode(error_to_wire(error, _format(error), stock=False))
+            self.wire.write(self.session.end(seq, payload, failed=True))
 
     # Stock clients: other serializers, batches, and the Pyro.Daemon object
 
@@ -417,18 +535,18 @@ class ServerConnection:
                 raise ProtocolError("SerializedBlob is not supported: the worker checks every argument")
             if frame.flags & frames.BATCH:
                 result: Any = await self._batch(target, args, one_way=bool(frame.flags & frames.ONE_WAY))
-            elif target == DAEMON:
-                result = await self._daemon(method, args)
             else:
-                callee = self._servant(target).find(method)
+                callee = self.server.find(target).find(method)
                 positional, named = callee.signature.bind_plain(args, kwargs)
                 if callee.function.kind is Kind.PIPE:
+                    _check_wants_stream(frame, callee)
                     await self._run_pipe(frame, callee, positional, named)
                     return
                 result = await self._call(callee, positional, named)
-        except StreamEnd:
-            self.answer_error(frame, StopIteration(), with_traceback=False)
-            return
+        except asyncio.CancelledError as error:
+            if not frame.flags & frames.ONE_WAY and self.session.closed is None:
+                self.answer_error(frame, error)
+            raise
         except Exception as error:  # noqa: BLE001 - user code
             if frame.flags & frames.ONE_WAY:
                 journal.fail("one_way_failed", error, peer=self.wire.peer.address)
@@ -439,20 +557,27 @@ class ServerConnection:
             self.answer_value(frame, result, method, flags=frame.flags & frames.BATCH)
 
     def _loads_call(self, frame: Frame) -> tuple[str, str, Any, Any]:
-        if frame.serializer != MSGPACK:
-            return self._stock(frame.serializer).loads_call(frame.payload)
-        data = decode(frame.payload)
-        if not isinstance(data, list) or len(data) != 4:
-            raise ProtocolError("a call that is not (object, method, arguments, keyword arguments)")
-        return data[0], data[1], data[2], data[3] or {}
+        if frame.serializer != MSGPACK or not self.session.dialect:
+            self._check_trust(frame.serializer)
+            target, method, args, kwargs = self._stock(frame.serializer).loads_call(frame.payload)
+        else:
+            data = decode(frame.payload)
+            if not isinstance(data, list) or len(data) != 4:
+                raise ProtocolError("a call that is not (object, method, arguments, keyword arguments)")
+            target, method, args, kwargs = data
+        if not isinstance(target, str) or not isinstance(method, str):
+            raise ProtocolError("a call whose object and method are not text")
+        return target, method, args, kwargs or {}
 
     async def _batch(self, target: str, calls: Iterable[Any], *, one_way: bool) -> list[Any]:
         """Pyro5's batch: the calls in order, up to the first that fails; its error is the last result."""
         results: list[Any] = []
-        servant = self._servant(target)
+        servant = self.server.find(target)
         for method, args, kwargs in calls:
             try:
                 callee = servant.find(method)
+                if callee.function.kind is Kind.PIPE:
+                    raise ProtocolError(f"{callee.function.qualified_name} is a stream; a batch cannot hold one")
                 positional, named = callee.signature.bind_plain(args, kwargs or {})
                 results.append(await self._call(callee, positional, named))
             except Exception as error:  # noqa: BLE001 - user code
@@ -463,23 +588,13 @@ class ServerConnection:
                 break
         return results
 
-    async def _daemon(self, method: str, args: Any) -> Any:
-        """What stock clients ask of the daemon itself."""
-        if method == "get_next_stream_item":
-            return await self.server.stock_streams.next(str(args[0]), self)
-        if method == "close_stream":
-            return self.server.stock_streams.drop(str(args[0]))
-        if method == "get_metadata":
-            return self._servant(args[0]).metadata()
-        if method == "ping":
-            return None
-        if method == "registered":
-            return list(self.server.servants)
-        raise UnknownFunction(f"{DAEMON} has no function {method!r} here")
-
     def _answer_stock_stream(self, frame: Frame, stream_id: str) -> None:
         # Pyro5 puts an error beside the stream's id, for clients from before it had streams.
-        error = {"__class__": "Pyro5.errors.ProtocolError", "args": ["result of call is an iterator"], "__exception__": True}
+        error = {
+            "__class__": "Pyro5.errors.ProtocolError",
+            "args": ["result of call is an iterator"],
+            "__exception__": True,
+        }
         payload = self._dump(frame.serializer, error)
         flags = frames.EXCEPTION | frames.ITEM_STREAM
         self.wire.write(self.session.answer(frame, payload, flags, {"STRM": stream_id.encode()}))
@@ -490,24 +605,48 @@ class ServerConnection:
         """Answers in the serializer of the call."""
         try:
             payload = self._dump(frame.serializer, value)
+            if len(payload) > self.longest:
+                self.refuse_length(where, len(payload))
+        except ResultError as error:
+            self.answer_error(frame, error)
         except Exception as error:  # noqa: BLE001 - each serializer has errors of its own
             self.answer_error(frame, ResultError(f"the result of {where} cannot be encoded: {error}"))
         else:
             self.wire.write(self.session.answer(frame, payload, flags))
 
+    def refuse_length(self, where: str, length: int) -> None:
+        """Raises the ResultError of a result that is too long; the peer would end the connection over it."""
+        raise ResultError(f"the result of {where} has {length} bytes; a message may have {self.longest}")
+
     def answer_error(self, frame: Frame, error: BaseException, *, with_traceback: bool = True) -> None:
+        if isinstance(error, StreamEnd):
+            error, with_traceback = StopIteration(), False
         text = _format(error) if with_traceback else f"{type(error).__name__}: {error}"
         data = error_to_wire(error, text, stock=not self.session.dialect)
-        self.wire.write(self.session.answer(frame, self._dump(frame.serializer, data), frames.EXCEPTION))
+        payload = self._dump(frame.serializer, data)
+        if len(payload) > self.longest:
+            short = RuntimeError(f"{type(error).__name__}, whose text has {len(payload)} bytes")
+            payload = self._dump(frame.serializer, error_to_wire(short, "", stock=True))
+        self.wire.write(self.session.answer(frame, payload, frames.EXCEPTION))
 
     def _dump(self, serializer: int, value: Any) -> bytes:
-        return encode(value) if serializer == MSGPACK else self._stock(serializer).dumps(value)
+        return encode(value) if serializer == MSGPACK else cast("bytes", self._stock(serializer).dumps(value))
 
-    def _stock(self, number: int) -> Any:
+    def _check_trust(self, serializer: int) -> None:
+        if serializer == MARSHAL and self.wire.peer.uid is None:
+            raise ProtocolError("the marshal serializer is accepted from local peers only; use json or msgpack")
+
+    @staticmethod
+    def _stock(number: int) -> Any:
         # Loading Pyro5 takes 60 ms: only a worker that a stock client calls pays for it.
         from workerlib.shell.naming import stock_serializer  # noqa: PLC0415
 
-        return stock_serializer(number, trusted=self.wire.peer.uid is not None)
+        return stock_serializer(number)
+
+
+def _check_wants_stream(frame: Frame, callee: Callee) -> None:
+    if frame.flags & frames.ONE_WAY:
+        raise ProtocolError(f"{callee.function.qualified_name} is a stream; a one-way call cannot take it")
 
 
 def _format(error: BaseException) -> str:

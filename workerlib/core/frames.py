@@ -40,8 +40,8 @@ HEADER_SIZE = HEADER.size
 NO_CORRELATION = bytes(16)
 NO_ANNOTATIONS: Mapping[str, bytes] = MappingProxyType({})
 
-# The common message has no annotations and no correlation id: then all after the payload's length is constant, and so is
-# all before the sequence number for one (type, serializer, flags). One small pack does instead of an eleven-field one.
+# The common message has no annotations and no correlation id: then all after the payload's length is constant, and so
+# is all before the sequence number for one (type, serializer, flags). One small pack does instead of one of 11 fields.
 _PLAIN = struct.Struct("!10sHI24s")
 _PLAIN_TAIL = struct.pack("!I16sHH", 0, NO_CORRELATION, 0, MAGIC)
 _pack_plain = _PLAIN.pack
@@ -110,7 +110,8 @@ class FrameParser:
     """Turns bytes, cut anywhere, into frames. After an error it is unusable: the stream has no way to resynchronise.
 
     Wrong bytes are refused as soon as they are seen: a wrong tag with the first byte, a too long message with its
-    header, before any of it is stored.
+    header, before any of it is stored. Messages that were complete before the wrong bytes are still delivered: what a
+    peer said does not depend on how the network cut it.
     """
 
     def __init__(self, max_size: int, inflate: Inflate) -> None:
@@ -118,6 +119,7 @@ class FrameParser:
         self._inflate = inflate
         self._buffer = bytearray()
         self._needed = HEADER_SIZE
+        self._error: ProtocolError | None = None
 
     @property
     def pending_size(self) -> int:
@@ -125,7 +127,10 @@ class FrameParser:
         return self._needed if self._buffer else 0
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that are complete with `data`. Raises ProtocolError."""
+        """The frames that are complete with `data`.
+
+        Raises ProtocolError for wrong bytes; after frames that came before them, `check` raises it.
+        """
         if not self._buffer and len(data) >= HEADER_SIZE:
             start, seq, length, tail = _unpack_plain(data)
             # The whole of exactly one plain message: the case of every small call. No buffer is touched.
@@ -135,13 +140,24 @@ class FrameParser:
                     return [Frame(start[6], start[7], flags, seq, data[HEADER_SIZE:])]
         return self._feed_buffered(data)
 
+    def check(self) -> None:
+        """To be called when `pending_size` is not 0. Raises ProtocolError for wrong bytes behind the last frame."""
+        if self._error is not None:
+            raise self._error
+
     def _feed_buffered(self, data: bytes) -> list[Frame]:
         buffer = self._buffer
         buffer += data
         frames: list[Frame] = []
         at = 0
         while True:
-            frame, used = self._parse(buffer, at)
+            try:
+                frame, used = self._parse(buffer, at)
+            except ProtocolError as error:
+                if not frames:
+                    raise
+                self._error = error
+                return frames
             if frame is None:
                 break
             frames.append(frame)
@@ -157,7 +173,9 @@ class FrameParser:
                 self._refuse_start(seen)
             self._needed = HEADER_SIZE
             return None, 0
-        tag, version, kind, serializer, flags, seq, length, extra, correlation, _, magic = HEADER.unpack_from(buffer, at)
+        tag, version, kind, serializer, flags, seq, length, extra, correlation, _, magic = HEADER.unpack_from(
+            buffer, at
+        )
         if tag != b"PYRO" or version != VERSION:
             self._refuse_start(bytes(buffer[at : at + len(_START)]))
         if magic != MAGIC:

@@ -44,6 +44,13 @@ def call_prefix(target: str, method: str) -> bytes:
     return _FOUR + encode(target) + encode(method)
 
 
+REFUSED = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
+"""What decoding of bytes or data that somebody else made may raise: text that is not UTF-8 and deep nesting have no
+MsgspecError of their own."""
+NO_ENCODING = (TypeError, ValueError, OverflowError, RecursionError)
+"""What encoding of a value may raise."""
+
+
 def _decoder(kind: Any, where: str) -> Callable[[bytes | msgspec.Raw], Any]:
     try:
         return msgspec.msgpack.Decoder(kind).decode
@@ -56,7 +63,7 @@ _INDEX = re.compile(r"^\[(\d+)\]")
 
 
 def _located(error: Exception, names: Sequence[str]) -> str:
-    """msgspec's message with its path `$[1].x` told as the name of the argument: `who.x`."""
+    """The message of msgspec, with its path `$[1].x` told as the name of the argument: `who.x`."""
     match = cast("re.Match[str]", _AT.match(str(error)))
     path = match["path"] or ""
     if index := _INDEX.match(path):
@@ -76,7 +83,7 @@ class Signature:
         self._one = {name: _decoder(kind, f"{where}, argument {name}") for name, kind in by_name.items()}
         positional = tuple(by_name[name] for name in self._names)
         self._by_count = {
-            count: _decoder(tuple[positional[:count]], where)  # type: ignore[misc,valid-type]
+            count: _decoder(tuple[positional[:count]], where)  # type: ignore[misc]  # a type made at run time
             for count in range(parameters.required, len(positional) + 1)
         }
         self.exact = len(self._by_count) == 1 and not parameters.keyword_only
@@ -89,7 +96,7 @@ class Signature:
         if self.exact and bytes(kwargs) == NO_KEYWORDS:
             try:
                 return self.bind_exact(args), {}
-            except msgspec.MsgspecError as error:
+            except REFUSED as error:
                 raise self._error(error) from None
         return self._bind_slowly(args, kwargs)
 
@@ -102,7 +109,9 @@ class Signature:
                 positional = self._by_count[len(given)](args)
             else:
                 positional = tuple(self._decode_one(n, raw) for n, raw in zip(self._names, given, strict=False))
-        except msgspec.MsgspecError as error:
+        except ArgumentError:
+            raise
+        except REFUSED as error:
             raise self._error(error) from None
         return positional, {name: self._decode_one(name, raw) for name, raw in named.items()}
 
@@ -115,13 +124,13 @@ class Signature:
     def _decode_one(self, name: str, raw: msgspec.Raw) -> Any:
         try:
             return self._one[name](raw)
-        except msgspec.MsgspecError as error:
+        except REFUSED as error:
             raise self._error_at(name, error) from None
 
     def _convert_one(self, name: str, value: Any) -> Any:
         try:
             return msgspec.convert(value, self._types[name])
-        except msgspec.MsgspecError as error:
+        except REFUSED as error:
             raise self._error_at(name, error) from None
 
     def _check_names(self, count: int, named: Mapping[str, Any]) -> None:
@@ -136,6 +145,9 @@ class Signature:
         for name in self._names[count : self._parameters.required]:
             if name not in named:
                 raise ArgumentError(f"{self._where}: argument {name} is missing")
+        for name in names:
+            if name in self._parameters.required_keywords and name not in named:
+                raise ArgumentError(f"{self._where}: argument {name} is missing; it is given by name")
 
     def _error_at(self, name: str, error: Exception) -> ArgumentError:
         match = cast("re.Match[str]", _AT.match(str(error)))
@@ -155,14 +167,14 @@ class Results:
         self._where = function.qualified_name
         kind = function.types.result
         self.one = _decoder(kind, f"{self._where}, result")
-        self.many = _decoder(list[kind], f"{self._where}, result")
+        self.many = _decoder(list[kind], f"{self._where}, result")  # type: ignore[valid-type]  # made at run time
 
     def error(self, error: Exception) -> ResultError:
         return ResultError(f"{self._where} returned something else than it declares: {error}")
 
 
 class Outgoing:
-    """Encodes the calls of one function on one object, and decodes their results. Made once for each; raises UsageError."""
+    """Encodes the calls of one function on one object, decodes their results. Made once for each; raises UsageError."""
 
     def __init__(self, function: Function[..., Any], target: str) -> None:
         self.function = function
@@ -173,7 +185,7 @@ class Outgoing:
         """Raises ArgumentError when a value has no encoding; whether it fits the types, the worker checks."""
         try:
             return self._prefix + encode(args) + (encode(kwargs) if kwargs else NO_KEYWORDS)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        except NO_ENCODING as error:
             where = self.function.qualified_name
             raise ArgumentError(f"{where}: an argument cannot travel between processes: {error}") from None
 
@@ -182,13 +194,22 @@ def encode_result(where: str, value: Any) -> bytes:
     """The payload of a result. Raises ResultError when the value has no encoding."""
     try:
         return encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except NO_ENCODING as error:
+        raise ResultError(f"the result of {where} cannot be encoded: {error}") from None
+
+
+def encode_stock_result(where: str, value: Any) -> bytes:
+    """The same for a stock client: dates and the like as text, which is what its other serializers make of them."""
+    try:
+        return encode(msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview)))
+    except NO_ENCODING as error:
         raise ResultError(f"the result of {where} cannot be encoded: {error}") from None
 
 
 # Errors travel as Pyro5 puts them: a dictionary with the class name, the arguments and the remote traceback.
 
-_PLAIN = (str, int, float, bool, type(None), bytes)
+_PLAIN = frozenset({str, int, float, bool, type(None), bytes})
+_MAX_INT = 1 << 63
 _BUILTIN_ERRORS = {
     name: kind for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, Exception)
 }
@@ -203,10 +224,37 @@ def _class_name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
+_FLOW_ERRORS = {"builtins.StopIteration", "builtins.StopAsyncIteration"}
+"""Errors that mean something else where they arrive: a future refuses the one, a generator the other."""
+
+
+def _text(value: Any, *, show: Callable[[Any], str] = str) -> str:
+    """The value as text that can be encoded, whatever its class does when it is asked for text."""
+    try:
+        text = show(value)
+    except Exception as error:  # noqa: BLE001 - user code
+        text = f"<{type(value).__qualname__}: its text raises {type(error).__name__}>"
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _plain(value: Any) -> Any:
+    """An argument of an error as it travels: itself when every serializer knows it, else its text."""
+    if type(value) not in _PLAIN or (type(value) is int and not -_MAX_INT <= value < _MAX_INT):
+        return _text(value, show=repr)
+    return _text(value) if type(value) is str else value
+
+
 def _wire_arguments(error: BaseException) -> list[Any]:
     if isinstance(error, OSError) and error.filename is not None:
-        return [error.errno, error.strerror, str(error.filename)]
-    return [value if isinstance(value, _PLAIN) else repr(value) for value in error.args]
+        args: list[Any] = [error.errno, error.strerror, _file_name(error.filename)]
+    else:
+        args = list(error.args)
+    return [_plain(value) for value in args]
+
+
+def _file_name(name: Any) -> str:
+    """A file's name as text; a name in bytes keeps its odd ones as escapes."""
+    return name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name)
 
 
 def error_to_wire(error: BaseException, traceback: str, *, stock: bool) -> dict[str, Any]:
@@ -218,15 +266,16 @@ def error_to_wire(error: BaseException, traceback: str, *, stock: bool) -> dict[
     kind: type[BaseException] = type(error)
     args = _wire_arguments(error)
     if stock:
-        kind = next((k for k in kind.__mro__ if k is _BUILTIN_ERRORS.get(k.__name__)), RuntimeError)
+        if kind.__module__ != "Pyro5.errors":
+            kind = next((k for k in kind.__mro__ if k is _BUILTIN_ERRORS.get(k.__name__)), RuntimeError)
         args = [repr(value) if isinstance(value, bytes) else value for value in args]
         try:
             kind(*args)
         except Exception:  # noqa: BLE001 - whatever a constructor does to arguments that are not its own
-            kind, args = RuntimeError, [f"{_class_name(type(error))}: {error}"]
+            kind, args = RuntimeError, [f"{_class_name(type(error))}: {_text(error)}"]
         if kind is Exception and type(error) is not Exception:
-            args = [f"{_class_name(type(error))}: {error}"]
-    attributes = {"_pyroTraceback": [line + "\n" for line in traceback.rstrip("\n").split("\n")]}
+            args = [f"{_class_name(type(error))}: {_text(error)}"]
+    attributes = {"_pyroTraceback": [line + "\n" for line in _text(traceback).rstrip("\n").split("\n")]}
     return {"__class__": _class_name(kind), "__exception__": True, "args": args, "attributes": attributes}
 
 
@@ -245,7 +294,7 @@ def error_from_wire(data: Any, declared: tuple[type[Exception], ...] = ()) -> Ex
     lines = attributes.get("_pyroTraceback", ()) if isinstance(attributes, dict) else ()
     traceback = "".join(str(line) for line in lines) if isinstance(lines, (list, tuple)) else str(lines)
     kind = _OWN_ERRORS.get(name) or next((k for k in declared if _class_name(k) == name), None)
-    if kind is None and name.startswith("builtins."):
+    if kind is None and name.startswith("builtins.") and name not in _FLOW_ERRORS:
         kind = _BUILTIN_ERRORS.get(name.removeprefix("builtins."))
     error: Exception | None = None
     if kind is not None:

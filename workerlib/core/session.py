@@ -2,9 +2,11 @@
 
 Theory of operation
 -------------------
-The shell feeds received bytes to `receive` and passed deadlines to `tick`; both return events. An event is a `Frame` that
-the state of the connection allows, or `Closed`, once, at the end. Whatever the session itself has to say (pongs, pings)
-collects in `take_output`; all other sends are methods that return the bytes to write. Nothing here reads a clock.
+The shell feeds received bytes to `receive` and passed deadlines to `tick`; both return events. An event is a `Frame`
+that the state of the connection allows, or `Closed`, once, at the end. Whatever the session itself has to say (pongs,
+pings) collects in `take_output`; other sends are methods that return the bytes to write. Nothing here reads a clock.
+While the shell reads nothing because the peer does not (`hold`), the peer's silence proves nothing: only the shell's
+own deadline for that counts.
 
 * The client sends CONNECT, the server answers CONNECT_OK or CONNECT_FAIL; nothing else may come first.
 * A client that announces `{"workerlib": 1, ...}` in its handshake speaks the *dialect*: types 0x41 and up, calls in any
@@ -118,6 +120,7 @@ class _Session:
         self._frame_by = math.inf
         self._heartbeat: Heartbeat | None = None
         self._heard = False
+        self._held_since: float | None = None
         self._output: list[bytes] = []
         self._first_credit = 0
         self._credit: dict[int, int] = {}  # streams sent from here: items that may still be sent
@@ -131,18 +134,20 @@ class _Session:
             return []
         self._heard = True
         events: list[Event] = []
+        admit = self._admit
         try:
-            for frame in self._parser.feed(data):
-                if self._admit(frame, now):
-                    events.append(frame)
+            complete = self._parser.feed(data)
+            for frame in complete:
+                if admit(frame):
+                    events.append(frame)  # noqa: PERF401 - the frames before one that is refused are to be delivered
+            if self._parser.pending_size or self._frame_since is not None:
+                self._parser.check()
+                self._watch_frame(now, begun=bool(complete))
         except ProtocolError as error:
             events.append(self.close(CloseKind.PROTOCOL, str(error)))
-            return events
-        if self._parser.pending_size or self._frame_since is not None:
-            self._watch_frame(now)
         return events
 
-    def _admit(self, frame: Frame, now: float) -> bool:
+    def _admit(self, frame: Frame) -> bool:
         raise NotImplementedError
 
     def _admit_common(self, frame: Frame) -> bool:
@@ -200,6 +205,9 @@ class _Session:
             return []
         if self.state is State.HANDSHAKE and now >= self._handshake_by:
             return [self.close(CloseKind.HANDSHAKE_TIMEOUT, f"{self.settings.handshake_timeout_s:g} s")]
+        if self._held_since is not None:
+            self._set_deadline()
+            return []
         if now >= self._frame_by:
             return [self.close(CloseKind.FRAME_TIMEOUT, f"{self._parser.pending_size} bytes were announced")]
         if self._heartbeat is not None:
@@ -212,19 +220,42 @@ class _Session:
         self._set_deadline()
         return []
 
-    def _watch_frame(self, now: float) -> None:
-        """Gives the message that has begun to arrive its deadline: fixed at its start, whatever drips in later."""
+    def hold(self, now: float) -> None:
+        """The shell stops reading; deadlines that wait for the peer stand still. Idempotent."""
+        if self._held_since is None:
+            self._held_since = now
+            self._set_deadline()
+
+    def unhold(self, now: float) -> None:
+        """The shell reads again: the message that was arriving gets the time back, and the peer counts as alive."""
+        if self._held_since is None:
+            return
+        if self._frame_since is not None:
+            held = now - self._held_since
+            self._frame_since += held
+            self._frame_by += held
+        self._heard = True
+        self._held_since = None
+        self._set_deadline()
+
+    def _watch_frame(self, now: float, *, begun: bool) -> None:
+        """Gives the message that is arriving its deadline: fixed when it has `begun`, whatever drips in later."""
         size = self._parser.pending_size
         if not size:
             self._frame_since, self._frame_by = None, math.inf
         else:
-            if self._frame_since is None:
+            if begun or self._frame_since is None:
                 self._frame_since = now
             self._frame_by = self._frame_since + self.settings.frame_timeout_s + size / (1 << 20)
         self._set_deadline()
 
     def _set_deadline(self) -> None:
+        if self.closed is not None:
+            return
         handshake_by = self._handshake_by if self.state is State.HANDSHAKE else math.inf
+        if self._held_since is not None:
+            self.deadline_at = handshake_by
+            return
         beat_at = self._heartbeat.due_at if self._heartbeat is not None else math.inf
         self.deadline_at = min(handshake_by, beat_at, self._frame_by)
 
@@ -291,11 +322,11 @@ class _Session:
 
 
 class ServerSession(_Session):
-    """The end that serves. Events: CONNECT, INVOKE, CREDIT, ABORT frames, and Closed."""
+    """The end that serves. Events: CONNECT, INVOKE, CREDIT, ABORT, PING (a pong), and Closed."""
 
     _connecting = False
 
-    def _admit(self, frame: Frame, now: float) -> bool:
+    def _admit(self, frame: Frame) -> bool:
         if frame.type == frames.INVOKE and self.state is State.OPEN:
             return True
         if self.state is State.HANDSHAKE:
@@ -310,7 +341,12 @@ class ServerSession(_Session):
         return True
 
     def accept(
-        self, frame: Frame, payload: bytes, dialect: Mapping[str, Any] | None, now: float, annotations: Any = frames.NO_ANNOTATIONS
+        self,
+        frame: Frame,
+        payload: bytes,
+        dialect: Mapping[str, Any] | None,
+        now: float,
+        annotations: Any = frames.NO_ANNOTATIONS,
     ) -> bytes:
         """Answers CONNECT; `payload` is encoded with the client's serializer."""
         self._open(dialect, now)
@@ -327,7 +363,9 @@ class ServerSession(_Session):
         return frames.encode_plain(_RESULT, seq, payload)
 
     @staticmethod
-    def answer(call: Frame, payload: bytes, flags: int = 0, annotations: Mapping[str, bytes] = frames.NO_ANNOTATIONS) -> bytes:
+    def answer(
+        call: Frame, payload: bytes, flags: int = 0, annotations: Mapping[str, bytes] = frames.NO_ANNOTATIONS
+    ) -> bytes:
         """Any answer, in the serializer of the call."""
         return frames.encode(frames.RESULT, call.serializer, flags, call.seq, payload, annotations)
 
@@ -341,6 +379,8 @@ class ServerSession(_Session):
 
 class ClientSession(_Session):
     """The end that calls. Events: CONNECT_OK, CONNECT_FAIL, RESULT, ITEM, END, ABORT, PING (a pong), and Closed."""
+
+    _greeted = False
 
     def __init__(self, settings: RpcSettings, inflate: Inflate, now: float) -> None:
         super().__init__(settings, inflate, now)
@@ -357,29 +397,40 @@ class ClientSession(_Session):
         """The shell has read CONNECT_OK and found the dialect in it."""
         self._open(dialect, now)
 
-    def _admit(self, frame: Frame, now: float) -> bool:
+    def _admit(self, frame: Frame) -> bool:
         if frame.type == frames.RESULT and self.state is State.OPEN:
             if frame.seq not in self._pending:
                 raise ProtocolError(f"a result for sequence number {frame.seq}, which was not asked for")
+            if self._granted and frame.seq in self._granted:
+                raise ProtocolError(f"a second answer to the call with sequence number {frame.seq}")
             if frame.flags & frames.ITEM_STREAM and not frame.flags & frames.EXCEPTION:
                 self._granted[frame.seq] = self.settings.stream_window
             else:
                 self._pending.discard(frame.seq)
             return True
         if self.state is State.HANDSHAKE:
-            if frame.type not in {frames.CONNECT_OK, frames.CONNECT_FAIL}:
+            if self._greeted and frame.type == frames.PING:
+                return self._admit_ping(frame)  # the server may beat as soon as it has accepted
+            if self._greeted or frame.type not in {frames.CONNECT_OK, frames.CONNECT_FAIL}:
                 raise ProtocolError(f"message type {frame.type:#x} before the handshake was over")
+            self._greeted = True
             return True
         if frame.type == frames.END:
             self._pending.discard(frame.seq)
         return self._admit_common(frame)
 
     def _admit_abort(self, frame: Frame) -> bool:
+        if frame.seq not in self._pending:
+            raise ProtocolError(f"the abort of call {frame.seq}, which is not under way")
         self._pending.discard(frame.seq)
-        return self._granted.pop(frame.seq, None) is not None
+        self._granted.pop(frame.seq, None)
+        return True
 
     def call(self, payload: bytes) -> tuple[int, bytes]:
-        """A call that wants an answer: its sequence number and the bytes. Raises UsageError when 65,535 are under way."""
+        """A call that wants an answer: its sequence number and its bytes.
+
+        Raises UsageError when 65,535 calls are under way.
+        """
         seq = self._next_seq()
         self._pending.add(seq)
         return seq, frames.encode_plain(_INVOKE, seq, payload)

@@ -65,4 +65,6 @@ def check_socket_path(path: str) -> None:
             f"the socket path {path!r} has {length} bytes, Linux accepts {MAX_SOCKET_PATH}: choose a shorter directory"
         )
     if ":" in path:
-        raise UsageError(f"the socket path {path!r} has a colon, which Pyro5 URIs cannot express: choose another directory")
+        raise UsageError(
+            f"the socket path {path!r} has a colon, which Pyro5 URIs cannot express: choose another directory"
+        )

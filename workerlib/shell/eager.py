@@ -11,10 +11,16 @@ import contextvars
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-_enter_task = asyncio._enter_task  # type: ignore[attr-defined]  # noqa: SLF001 - documented in "Extending asyncio"
-_leave_task = asyncio._leave_task  # type: ignore[attr-defined]  # noqa: SLF001
-_register_task = asyncio._register_task  # type: ignore[attr-defined]  # noqa: SLF001
-_unregister_task = asyncio._unregister_task  # type: ignore[attr-defined]  # noqa: SLF001
+# Documented in "Extending asyncio", with any task-like object; the stubs of mypy only know Task.
+_enter_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio._enter_task  # noqa: SLF001
+_leave_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio._leave_task  # noqa: SLF001
+_register_task: Callable[[Any], None] = asyncio._register_task  # noqa: SLF001
+_unregister_task: Callable[[Any], None] = asyncio._unregister_task  # noqa: SLF001
+
+
+def _raise(fatal: BaseException) -> None:
+    raise fatal
+
 
 Done = Callable[[Any, BaseException | None], None]
 """Called once with the coroutine's result, or with its error."""
@@ -59,17 +65,14 @@ class EagerTask(asyncio.Future[None]):
         self._waiting_for = None
         _enter_task(loop, self)
         try:
-            if error is None:
-                waited = self._coroutine.send(None)
-            else:
-                waited = self._coroutine.throw(error)
+            waited = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
         except StopIteration as stop:
             _leave_task(loop, self)
             self._finish(stop.value, None)
         except (KeyboardInterrupt, SystemExit) as fatal:
             _leave_task(loop, self)
             self._finish(None, fatal)
-            raise
+            loop.call_soon(_raise, fatal)  # out of `run_forever`, also where a transport's callback started this step
         except BaseException as failure:  # noqa: BLE001 - a task's outcome may be any error; `done` decides
             _leave_task(loop, self)
             self._finish(None, failure)

@@ -1,4 +1,4 @@
-"""Sockets: carries bytes between an asyncio transport and a connection's state machine. The only file that touches them.
+"""Sockets: carries bytes between an asyncio transport and a connection's machine. The only file that touches them.
 
 The machine decides; here its deadlines become timers, its output is written, and a peer that does not read is given a
 bounded time before it is cut off.
@@ -20,7 +20,8 @@ from typing import Any, Protocol, cast
 
 from workerlib.core.session import Closed, CloseKind, Event
 from workerlib.core.uri import Location, TcpLocation, UnixLocation, check_socket_path
-from workerlib.errors import UsageError
+from workerlib.errors import ProtocolError, UsageError
+from workerlib.shell import journal
 from workerlib.spec import RpcSettings
 
 WRITE_HIGH_WATER = 1 << 20
@@ -28,7 +29,7 @@ WRITE_HIGH_WATER = 1 << 20
 
 
 def inflate(data: bytes, most: int) -> bytes:
-    """Decompresses zlib data of at most `most` bytes; never makes more, whatever the input claims. Raises ValueError."""
+    """Decompresses zlib data to at most `most` bytes, never to more, whatever the input claims. Raises ValueError."""
     stream = zlib.decompressobj()
     try:
         plain = stream.decompress(data, most)
@@ -59,6 +60,8 @@ class Machine(Protocol):
     def closed(self) -> Closed | None: ...
     def receive(self, data: bytes, now: float) -> Sequence[Event]: ...
     def tick(self, now: float) -> Sequence[Event]: ...
+    def hold(self, now: float) -> None: ...
+    def unhold(self, now: float) -> None: ...
     def take_output(self) -> bytes: ...
     def close(self, kind: CloseKind, detail: str = "") -> Closed: ...
 
@@ -85,6 +88,9 @@ class Wire(asyncio.Protocol):
         self._armed_at = float("inf")
         self._age_timer: asyncio.TimerHandle | None = None
         self._writable: asyncio.Future[None] | None = None
+        self._closing = False
+        self._held = False
+        self._gone: asyncio.Future[None] | None = None
         self.peer = Peer("not connected")
         self.write: Callable[[bytes], object] = _discard
         """Writes without waiting; after the end of the connection it does nothing."""
@@ -99,8 +105,23 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         machine = self.machine
         for event in machine.receive(data, self._loop.time()):
-            self._on_event(event)
+            try:
+                self._on_event(event)
+            except Exception as error:  # noqa: BLE001 - one connection's trouble must not reach the event loop
+                self._fail(error)
+                return
         self._after()
+
+    def _fail(self, error: Exception) -> None:
+        """An event could not be handled: the peer's fault when it says so, else ours. The connection ends."""
+        if isinstance(error, ProtocolError):
+            kind = CloseKind.PROTOCOL
+        else:
+            kind = CloseKind.TRANSPORT
+            journal.fail("connection_failed", error, peer=self.peer.address)
+        if self.machine.closed is None:
+            self._on_event(self.machine.close(kind, str(error)))
+        self.abort()
 
     def _after(self) -> None:
         machine = self.machine
@@ -108,7 +129,8 @@ class Wire(asyncio.Protocol):
         if output:
             self.write(output)
         if machine.closed is not None:
-            self.abort()
+            if not self._closing:  # else what is written is still being sent
+                self.abort()
         elif machine.deadline_at != self._armed_at:
             self._arm()
 
@@ -134,17 +156,34 @@ class Wire(asyncio.Protocol):
 
     # Back-pressure
 
+    @property
+    def paused(self) -> bool:
+        """Whether the write buffer is full: producers should wait for `writable`."""
+        return self._writable is not None
+
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
-        limit = self.machine.settings.buffer_age_limit_s
-        self._age_timer = self._loop.call_later(limit, self._not_reading, limit)
-        if self._hold_reading and self._transport is not None:
+        self._watch_age()
+        if self._hold_reading and self._transport is not None and not self._transport.is_closing():
+            self._held = True
             self._transport.pause_reading()
+            self.machine.hold(self._loop.time())
+            self.refresh_deadline()
 
     def resume_writing(self) -> None:
         self._release_writers()
-        if self._hold_reading and self._transport is not None:
+        if self._held and self._transport is not None and not self._transport.is_closing():
+            self._held = False
             self._transport.resume_reading()
+            self.machine.unhold(self._loop.time())
+            self.refresh_deadline()
+
+    def _watch_age(self) -> None:
+        """Gives the peer its time to take what is buffered: the limit, plus a second for each MiB."""
+        if self._age_timer is None and self._transport is not None:
+            limit = self.machine.settings.buffer_age_limit_s
+            limit += self._transport.get_write_buffer_size() / (1 << 20)
+            self._age_timer = self._loop.call_later(limit, self._not_reading, limit)
 
     def _release_writers(self) -> None:
         if self._age_timer is not None:
@@ -164,7 +203,9 @@ class Wire(asyncio.Protocol):
         return done
 
     def _not_reading(self, limit: float) -> None:
-        self._on_event(self.machine.close(CloseKind.NOT_READING, f"for {limit:g} s"))
+        self._age_timer = None
+        if self.machine.closed is None:
+            self._on_event(self.machine.close(CloseKind.NOT_READING, f"for {limit:.3g} s"))
         self.abort()
 
     # The end
@@ -176,6 +217,8 @@ class Wire(asyncio.Protocol):
         self.write = _discard
         self._release_writers()
         self._transport = None
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
         if self.machine.closed is None:
             kind = CloseKind.PEER if error is None or isinstance(error, ConnectionError) else CloseKind.TRANSPORT
             self._on_event(self.machine.close(kind, "" if error is None else str(error)))
@@ -184,13 +227,22 @@ class Wire(asyncio.Protocol):
         """Sends what is buffered, then ends the connection; a peer that does not read gets as long as it always has."""
         if self.machine.closed is None:
             self._on_event(self.machine.close(kind, detail))
-        if self._transport is not None:
+        if self._transport is not None and not self._closing:
+            self._closing = True
+            self.write = _discard
             self._transport.close()
-            if self._age_timer is None and self._transport.get_write_buffer_size():
-                self._age_timer = self._loop.call_later(self.machine.settings.buffer_age_limit_s, self.abort)
+            self._watch_age()
+
+    async def wait_gone(self) -> None:
+        """Waits until the socket is closed; call it after `close` or `abort`."""
+        if self._transport is not None:
+            if self._gone is None:
+                self._gone = self._loop.create_future()
+            await asyncio.shield(self._gone)
 
     def abort(self) -> None:
         """Ends the connection at once; what is buffered is lost."""
+        self.write = _discard
         if self._transport is not None:
             self._transport.abort()
 
@@ -241,9 +293,7 @@ async def listen(location: Location, factory: Factory, *, tls: ssl.SSLContext | 
     check_socket_path(location.path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _bind(sock, location.path)
-        Path(location.path).chmod(0o600)
-        inode = Path(location.path).stat().st_ino
+        inode = _bind(sock, location.path)
         server = await loop.create_unix_server(factory, sock=sock, backlog=512)
     except BaseException:
         sock.close()
@@ -251,15 +301,18 @@ async def listen(location: Location, factory: Factory, *, tls: ssl.SSLContext | 
     return Listener(server, location, inode)
 
 
-def _bind(sock: socket.socket, path: str) -> None:
+def _bind(sock: socket.socket, path: str) -> int:
+    """Binds to `path` and makes it private before anybody can connect; returns the file's inode."""
     try:
         sock.bind(path)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise OSError(error.errno, error.strerror, path) from None
         if not remove_stale_socket(path):
-            raise OSError(errno.EADDRINUSE, "another server listens on this socket", path) from None
+            raise OSError(errno.EADDRINUSE, "another server listens here, or it is no socket", path) from None
         sock.bind(path)
+    Path(path).chmod(0o600)
+    return Path(path).stat().st_ino
 
 
 def remove_stale_socket(path: str) -> bool:
