@@ -8,6 +8,7 @@ here sleeps.
 
 import asyncio
 import atexit
+import contextlib
 import gc
 import io
 import json
@@ -329,9 +330,18 @@ def signals():
 
 
 def child_signal_ignored():
+    """The foreground process begins to look only after its first child has exited."""
+    follow = detach._follow
+
+    def late(state, pipe):
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, state.first_child, os.WEXITED | os.WNOWAIT)
+        return follow(state, pipe)
+
+    detach._follow = late
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    daemonize_wait()
-    os._exit(7)
+    release = daemonize_wait()
+    release(OUT, ERR)
 
 
 STAGES = {
