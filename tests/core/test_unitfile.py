@@ -288,6 +288,14 @@ def test_a_broken_unit_is_no_unknown_dependency() -> None:
     assert len(problems(HEAD + 'requires = ["b"]', "not toml")) == 1
 
 
+def test_dependencies_of_a_broken_unit_are_checked_too() -> None:
+    """So that the second run of --check does not find more than the first."""
+    assert problems(HEAD + "foo = 1\nrequires = ['aa']") == [
+        "a.toml:4: unit.a.foo: unknown key",
+        "a.toml:5: unit.a.requires[0]: there is no unit 'aa'; did you mean 'a'?",
+    ]
+
+
 def test_dependencies_cross_files() -> None:
     """Units of all files are one set."""
     second = '[unit.b]\ntype = "simple"\nexec = ["x"]\nrequires = ["a"]'

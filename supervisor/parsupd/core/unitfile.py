@@ -5,7 +5,7 @@ The shell reads files and expands globs; what is here sees only text. Paths in a
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from parsupd.core.unit_keys import (
 from parsupd.core.units import (
     Configuration,
     DaemonSettings,
+    Dependency,
     Output,
     OutputKind,
     RestartPolicy,
@@ -33,6 +34,7 @@ from parsupd.core.units import (
 )
 
 DEFAULT_INCLUDE = ("units.d/*.toml",)
+DEPENDENCY_KEYS = ("requires", "wants", "after")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class _Found:
 
     units: dict[str, UnitSpec] = field(default_factory=dict)
     files: dict[str, _File] = field(default_factory=dict)  # by name of the unit
-    broken: set[str] = field(default_factory=set)  # named, but not readable: naming them is no mistake
+    edges: dict[str, dict[str, tuple[Dependency, ...]]] = field(default_factory=dict)  # of units with errors too
     daemon: DaemonSettings = field(default_factory=DaemonSettings)
 
 
@@ -195,11 +197,7 @@ def _read_file(file: _File, found: _Found, *, is_main: bool) -> None:
             file.complain(where, f"the unit is also in {found.files[name].path}")
             continue
         found.files[name] = file
-        spec = _unit(file, name, table)
-        if spec is None:
-            found.broken.add(name)
-        else:
-            found.units[name] = spec
+        _read_unit(file, name, table, found)
 
 
 def _daemon(file: _File) -> DaemonSettings:
@@ -229,8 +227,7 @@ def _values(file: _File, where: Path, table: Any, keys: Mapping[str, Reader]) ->
     return values
 
 
-def _unit(file: _File, name: str, table: Any) -> UnitSpec | None:
-    """One unit; None when something is wrong with it, which was then said."""
+def _read_unit(file: _File, name: str, table: Any, found: _Found) -> None:
     where = ("unit", name)
     before = len(file.problems)
     if not UNIT_NAME.fullmatch(name):
@@ -238,10 +235,11 @@ def _unit(file: _File, name: str, table: Any) -> UnitSpec | None:
     values = _values(file, where, table, UNIT_KEYS)
     if isinstance(table, dict):
         _check_type(file, where, table, values)
-    if len(file.problems) > before:
-        return None
-    _fill_in(file, values)
-    return UnitSpec(name=name, source=file.path, **{_field(key): value for key, value in values.items()})
+    found.edges[name] = {key: values.get(key, ()) for key in DEPENDENCY_KEYS}
+    if len(file.problems) == before:
+        _fill_in(file, values)
+        fields = {_field(key): value for key, value in values.items()}
+        found.units[name] = UnitSpec(name=name, source=file.path, **fields)
 
 
 def _check_type(file: _File, where: Path, table: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -299,30 +297,25 @@ def resolve(source: str, path: str) -> str:
 
 
 def _check_dependencies(found: _Found) -> None:
-    """Complains about names that no file has, about conditions that do not fit, and about cycles."""
-    for name, spec in found.units.items():
-        complain = found.files[name].complain
-        for key in ("requires", "wants", "after"):
-            for index, edge in enumerate(getattr(spec, key)):
-                message = _bad_edge(found, edge.unit, completed=edge.completed)
+    """Complains about names that no file has, about conditions that do not fit, and about a cycle."""
+    before: dict[str, list[str]] = {}
+    for name, edges in found.edges.items():
+        before[name] = [edge.unit for key in DEPENDENCY_KEYS for edge in edges[key]]
+        for key in DEPENDENCY_KEYS:
+            for index, edge in enumerate(edges[key]):
+                message = _bad_edge(found, edge)
                 if message:
-                    complain(("unit", name, key), message, f"[{index}]")
-    before = {name: spec.order for name, spec in found.units.items()}
+                    found.files[name].complain(("unit", name, key), message, f"[{index}]")
     cycle = graph.find_cycle(before)
     if cycle:
-        _complain_of_cycle(found.files[cycle[0]].complain, cycle)
+        message = f"units wait for each other in a cycle: {' -> '.join(cycle)}"
+        found.files[cycle[0]].complain(("unit", cycle[0]), message)
 
 
-def _bad_edge(found: _Found, name: str, *, completed: bool) -> str:
-    if name in found.broken:
-        return ""
-    other = found.units.get(name)
-    if other is None:
-        return f"there is no unit {name!r}{did_you_mean(name, [*found.units, *found.broken])}"
-    if completed and other.type is not UnitType.ONESHOT:
-        return f"only a oneshot is ever completed, and {name!r} is of type {other.type.value}"
+def _bad_edge(found: _Found, edge: Dependency) -> str:
+    if edge.unit not in found.edges:
+        return f"there is no unit {edge.unit!r}{did_you_mean(edge.unit, found.edges)}"
+    other = found.units.get(edge.unit)  # None when that unit has errors of its own
+    if edge.completed and other is not None and other.type is not UnitType.ONESHOT:
+        return f"only a oneshot is ever completed, and {edge.unit!r} is of type {other.type.value}"
     return ""
-
-
-def _complain_of_cycle(complain: Callable[[Path, str], None], cycle: list[str]) -> None:
-    complain(("unit", cycle[0]), f"units wait for each other in a cycle: {' -> '.join(cycle)}")
