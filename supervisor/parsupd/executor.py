@@ -5,6 +5,7 @@ Every report and command goes through `feed`, one after the other: an effect tha
 
 import asyncio
 import os
+import sys
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -106,7 +107,12 @@ class Executor:
                 if (child := self._mains.get((instance, generation))) is not None:
                     self._children.signal_group(child, signal)
             case do.Publish(instance, generation, uri):
-                tags = {f"unit:{instance.unit}", f"instance:{instance.number}", f"generation:{generation}", "state:running"}
+                tags = {
+                    f"unit:{instance.unit}",
+                    f"instance:{instance.number}",
+                    f"generation:{generation}",
+                    "state:running",
+                }
                 self._names.publish(str(instance), uri, tags)
             case do.Withdraw(instance):
                 self._names.withdraw(str(instance))
@@ -154,7 +160,7 @@ class Executor:
         self._follow(instance, generation, child)
 
     def _environment(self, spec: UnitSpec, instance: InstanceName, generation: int) -> dict[str, str]:
-        environment: dict[str, str] = {}
+        environment = program_path(os.environ)
         for path in spec.environment_file:
             environment |= parse_environment(path, Path(path).read_text(encoding="utf-8"))
         return {
@@ -288,6 +294,17 @@ class Executor:
             self._timer.cancel()
 
 
+def program_path(inherited: Mapping[str, str]) -> dict[str, str]:
+    """PATH for units: a parsupd of a virtual environment puts the programs of that first, as its `activate` would.
+
+    So `exec = ["python3", ...]` is the Python that parsupd and workerlib are installed for, as it is for workers.
+    """
+    if sys.prefix == sys.base_prefix:
+        return {}
+    own = str(Path(sys.prefix) / "bin")
+    return {"PATH": os.pathsep.join([own, *os.get_exec_path(inherited)])}
+
+
 def _cause(exit_cause: Exit) -> ExitCause:
     if isinstance(exit_cause, ExitedWith):
         return ExitCause.exited(exit_cause.code)
@@ -298,4 +315,3 @@ def _spawn_failure(error: SpawnError | UsageError) -> tuple[ExitCause, tuple[str
     if isinstance(error, SpawnError):
         return ExitCause.spawn_failed(f"{error.cause} (stage reached: {error.stage.value})"), error.stderr
     return ExitCause.spawn_failed(str(error)), ()
-
