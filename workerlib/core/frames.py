@@ -169,7 +169,7 @@ class FrameParser:
         available = len(buffer) - at
         if available < HEADER_SIZE:
             seen = bytes(buffer[at : at + len(_START)])
-            if not _START.startswith(seen):
+            if not _START.startswith(seen) and (len(seen) == len(_START) or not seen.startswith(b"PYRO")):
                 self._refuse_start(seen)
             self._needed = HEADER_SIZE
             return None, 0
@@ -205,4 +205,5 @@ class FrameParser:
     def _refuse_start(seen: bytes) -> None:
         if seen[:4] == b"PYRO":
             raise ProtocolError(f"protocol version {int.from_bytes(seen[4:], 'big')}; this side speaks {VERSION}")
-        raise ProtocolError(f"the peer does not speak the Pyro protocol: it sent {seen!r}")
+        wrong = next(n for n in range(1, len(seen) + 1) if not b"PYRO".startswith(seen[:n]))
+        raise ProtocolError(f"the peer does not speak the Pyro protocol: it began with {seen[:wrong]!r}")

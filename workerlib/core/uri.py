@@ -50,7 +50,10 @@ def parse_uri(text: str) -> Uri:
         raise UsageError(f"{text!r} is not a URI of the form PYRO:object@./u:/path or PYRO:object@host:port")
     location = match["location"]
     if location.startswith("./u:"):
-        return Uri(match["target"], UnixLocation(location.removeprefix("./u:")))
+        path = location.removeprefix("./u:")
+        if not path:
+            raise UsageError(f"{text!r} names no path")
+        return Uri(match["target"], UnixLocation(path))
     tcp = _TCP.fullmatch(location)
     if tcp is None or not 0 < int(tcp["port"]) < 65536:
         raise UsageError(f"{text!r}: {location!r} is neither ./u:/path nor host:port")
