@@ -31,7 +31,8 @@ from workerlib.errors import (
     UnknownFunction,
     UsageError,
 )
-from workerlib.shell.transport import Wire, inflate, open_connection
+from workerlib.shell.compression import inflate
+from workerlib.shell.transport import Wire, open_connection
 from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings, nearest
 
 P = ParamSpec("P")

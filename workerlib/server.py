@@ -30,8 +30,9 @@ from workerlib.core.uri import Location
 from workerlib.errors import ArgumentError, ProtocolError, ResultError, UnknownFunction, WorkerlibError
 from workerlib.pump import Pump, StockStreams, StreamEnd, as_async
 from workerlib.shell import journal
+from workerlib.shell.compression import inflate
 from workerlib.shell.eager import EagerTask
-from workerlib.shell.transport import Listener, Peer, Wire, inflate, listen
+from workerlib.shell.transport import Listener, Peer, Wire, listen
 from workerlib.spec import (
     Function,
     Kind,

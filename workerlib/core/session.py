@@ -11,6 +11,8 @@ own deadline for that counts.
 * The client sends CONNECT, the server answers CONNECT_OK or CONNECT_FAIL; nothing else may come first.
 * A client that announces `{"workerlib": 1, ...}` in its handshake speaks the *dialect*: types 0x41 and up, calls in any
   number at a time, streams pushed with credit, heartbeats. A stock Pyro5 client gets none of that.
+* An end that announces `"heartbeat": false` reads only while it waits for something, as a blocking client does: its
+  silence proves nothing, so the other end neither asks it for signs of life nor judges it. It may itself ask.
 * Every call that wants an answer gets exactly one last frame: RESULT, or END or ABORT when it had become a stream. The
   client keeps the sequence number until then, also of a call that it has aborted, so that no late answer can be taken
   for that of another call.
@@ -101,6 +103,8 @@ def parse_dialect(value: Any) -> Mapping[str, Any] | None:
     window = value.get("window")
     if not isinstance(window, int) or isinstance(window, bool) or window < 1:
         raise ProtocolError(f"a stream window of {window!r} items")
+    if not isinstance(value.get("heartbeat", True), bool):
+        raise ProtocolError(f"heartbeat {value['heartbeat']!r}, which is neither true nor false")
     return value
 
 
@@ -272,8 +276,9 @@ class _Session:
         if dialect is not None:
             self.dialect = True
             self._first_credit = dialect["window"]
-            interval, timeout = self.settings.heartbeat_interval_s, self.settings.heartbeat_timeout_s
-            self._heartbeat = Heartbeat.start(interval, timeout, now)
+            if dialect.get("heartbeat", True):
+                interval, timeout = self.settings.heartbeat_interval_s, self.settings.heartbeat_timeout_s
+                self._heartbeat = Heartbeat.start(interval, timeout, now)
         self._set_deadline()
 
     def close(self, kind: CloseKind, detail: str = "") -> Closed:
@@ -382,14 +387,18 @@ class ClientSession(_Session):
 
     _greeted = False
 
-    def __init__(self, settings: RpcSettings, inflate: Inflate, now: float) -> None:
+    def __init__(self, settings: RpcSettings, inflate: Inflate, now: float, *, always_reading: bool = True) -> None:
+        """`always_reading`: whether this end answers at any time; if not, it announces that it cannot be judged."""
         super().__init__(settings, inflate, now)
+        self._always_reading = always_reading
         self._pending: set[int] = set()
         self._seq = 0
 
     def connect(self, target: str, value: Any) -> bytes:
         """The opening CONNECT; `value` is the connection-state argument, or nothing for none."""
         announced = {"workerlib": DIALECT, "window": self.settings.stream_window, "value": value}
+        if not self._always_reading:
+            announced["heartbeat"] = False
         payload = encode({"handshake": announced, "object": target})
         return frames.encode(frames.CONNECT, MSGPACK, 0, 0, payload)
 

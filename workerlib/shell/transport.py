@@ -12,7 +12,6 @@ import socket
 import ssl
 import stat
 import struct
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,18 +25,6 @@ from workerlib.spec import RpcSettings
 
 WRITE_HIGH_WATER = 1 << 20
 """Bytes that may wait in a connection's write buffer before its producers are held up."""
-
-
-def inflate(data: bytes, most: int) -> bytes:
-    """Decompresses zlib data to at most `most` bytes, never to more, whatever the input claims. Raises ValueError."""
-    stream = zlib.decompressobj()
-    try:
-        plain = stream.decompress(data, most)
-    except zlib.error as error:
-        raise ValueError(str(error)) from None
-    if not stream.eof:
-        raise ValueError(f"it is cut off, or longer than {most} bytes")
-    return plain
 
 
 @dataclass(frozen=True, slots=True)
