@@ -26,23 +26,18 @@ from workerlib.errors import ConnectionLost, RemoteError, SpawnError, Stage, Usa
 from workerlib.launchers.local import Launched, LocalLauncher
 from workerlib.redirects import Redirect, Target
 from workerlib.server import Server, current_session
+from workerlib.shell.environment import effective_settings
 from workerlib.shell.private_dir import process_dir, remove_sockets
-from workerlib.spec import RpcSettings, ShutdownOn, one_way, parse_settings, rpc
+from workerlib.spec import RpcSettings, ShutdownOn, one_way, rpc
 
 MASTER = "workerlib.Master"
 """Id of the object with which workers register."""
 CONTROL = "workerlib.Control"
 """Id of the object in each worker through which its master initialises it and ends its life."""
 
-SETTINGS_VARIABLE = "WORKERLIB_RPC_SETTINGS"
 CONNECTION_TIMEOUT_S = 10.0
 KILL_AFTER_S = 2.0
 """Between the polite signal to a worker that shall go and SIGKILL."""
-
-
-def effective_settings(settings: RpcSettings | None = None) -> RpcSettings:
-    """The environment's WORKERLIB_RPC_SETTINGS over the argument over the defaults. Raises UsageError."""
-    return parse_settings(os.environ.get(SETTINGS_VARIABLE, ""), settings or RpcSettings(), f"${SETTINGS_VARIABLE}")
 
 
 class Launcher(Protocol):

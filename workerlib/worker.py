@@ -17,11 +17,11 @@ from workerlib.runtime import (
     SpawnOptions,
     absolute_sys_path,
     current_master,
-    effective_settings,
     new_worker_id,
     print_stderr,
 )
 from workerlib.server import Server
+from workerlib.shell.environment import effective_settings
 from workerlib.shell.private_dir import process_dir
 from workerlib.spec import RpcSettings, ShutdownOn, read_parameters
 

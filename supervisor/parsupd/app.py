@@ -13,8 +13,8 @@ import click
 from workerlib import Master, RpcSettings, UsageError, __version__
 from workerlib.core.uri import UnixLocation, Uri
 from workerlib.launchers.local import LocalLauncher
-from workerlib.runtime import effective_settings
 from workerlib.server import Server
+from workerlib.shell.environment import effective_settings
 from workerlib.shell.loop import run
 from workerlib.shell.private_dir import make_private, remove_sockets
 
