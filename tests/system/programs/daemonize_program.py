@@ -14,6 +14,7 @@ import io
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -46,13 +47,21 @@ def write(name, value):
 
 
 def stop_at(gate):
-    """Reports the pid in the file `gate`, then blocks until the test opens the gate."""
+    """Reports the pid in the file `gate`, then blocks until the test opens the gate.
+
+    A signal that Python handles wakes it up: one that comes just before a blocking read would wait for the read's end.
+    """
     fifo = FOLDER / f"{gate}.fifo"
     if not fifo.exists():
         os.mkfifo(fifo)
+    fds = [os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), *os.pipe2(os.O_NONBLOCK)]
+    before = signal.set_wakeup_fd(fds[2])
     write(gate, os.getpid())
-    with fifo.open("rb", buffering=0) as reading:
-        reading.read(1)
+    while fds[0] not in select.select(fds[:2], [], [])[0]:
+        os.read(fds[1], 100)
+    signal.set_wakeup_fd(before)
+    for fd in fds:
+        os.close(fd)
 
 
 def facts():
