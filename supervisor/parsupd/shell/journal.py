@@ -5,6 +5,7 @@ the next one that can: logging never stops the daemon and never loses silently.
 """
 
 import sys
+from collections.abc import MutableMapping
 from typing import Any, TextIO
 
 import structlog
@@ -34,12 +35,46 @@ class _Stream:
     log = debug = info = warning = warn = error = critical = exception = msg
 
 
+_BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "31", "32", "33"
+_COLOUR = {"running": _GREEN, "exited": _GREEN, "failed": _RED, "backoff": _YELLOW, "error": _RED, "warning": _YELLOW}
+
+
+class _Console:
+    """Writes a record for people: the time, whom it concerns, what happened, why, and what else is known."""
+
+    def __init__(self, *, colours: bool) -> None:
+        self._colours = colours
+
+    def __call__(self, _logger: Any, _method: str, record: MutableMapping[str, Any]) -> str:
+        rest = dict(record)
+        time, level, event = (rest.pop(key, "") for key in ("timestamp", "level", "event"))
+        subject, reason, error = rest.pop("unit", "parsupd"), rest.pop("reason", ""), rest.pop("exception", "")
+        if event == "unit_changed":
+            event = rest.pop("new", "")
+            del rest["old"]
+        elif event == "unit_ended":
+            event = "ended, to be started again" if rest.pop("restart", False) else "ended"
+            del rest["cause"]  # it is part of the reason
+        if rest.get("generation") in {0, 1}:
+            del rest["generation"]  # of interest from the second on
+        details = [str(reason)] if reason else []
+        details += [f"{key}={value}" for key, value in rest.items()]
+        colour = _COLOUR.get(level) or _COLOUR.get(event, "")
+        what = str(event).replace("_", " ")
+        line = f"{self._in(_DIM, time)} {self._in(_BOLD, f'{subject:<12}')} "
+        line += f"{self._in(colour, f'{what:<10}')} {self._in(_DIM, '  '.join(details))}" if details else what
+        return f"{line}\n{error}" if error else line
+
+    def _in(self, colour: str, text: str) -> str:
+        return f"\x1b[{colour}m{text}\x1b[0m" if self._colours and colour else text
+
+
 def configure(form: LogFormat, stream: TextIO | None = None) -> Any:
     """The daemon's logger. AUTO means colours on a terminal, else JSON lines."""
     stream = stream or sys.stderr
     console = form is LogFormat.CONSOLE or (form is LogFormat.AUTO and stream.isatty())
     if console:
-        last: list[Any] = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        last: list[Any] = [structlog.processors.format_exc_info, _Console(colours=stream.isatty())]
         stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
     else:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
