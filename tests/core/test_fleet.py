@@ -9,6 +9,7 @@ from parsupd.core.events import (
     DeadlineReached,
     Exited,
     GroupEmpty,
+    ReadinessLost,
     Ready,
     Restart,
     ShutdownRequested,
@@ -229,6 +230,17 @@ def test_a_stop_that_is_held_back_holds_when_the_unit_crashes() -> None:
     stage.down("db@1", ExitCause.exited(1))
     assert stage.states()["db@1"] == "dead"
     assert stage.fleet.next_deadline() == 10.0  # only that of web's stop
+
+
+def test_a_held_back_unit_that_fails_by_itself_is_cleared_away_at_once() -> None:
+    """Its dependants cannot use it any more, so there is nothing to hold it for (found by the random world)."""
+    stage = Stage(unit("a", UnitType.WORKER, requires="b"), unit("b", UnitType.WORKER))
+    stage.do(Start("a"))
+    stage.up("b@1")
+    stage.up("a@1")
+    assert stage.do(ShutdownRequested("SIGTERM")) == ["shutdown 0", "withdraw a@1", "signal a@1 15"]
+    lost = ReadinessLost(InstanceName("b", 1), 1, "its connection was closed")
+    assert stage.do(lost) == ["withdraw b@1", "signal b@1 15"]
 
 
 def test_a_start_takes_a_held_stop_back() -> None:

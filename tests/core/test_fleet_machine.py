@@ -122,9 +122,9 @@ class Machine(RuleBasedStateMachine):
         note(f"{self.now:.2f} {event}")
         for effect in self.fleet.handle(event, self.now):
             note(f"    {effect}")
-            self.carry_out(effect)
+            self.carry_out(effect, event)
 
-    def carry_out(self, effect: Any) -> None:
+    def carry_out(self, effect: Any, event: Any) -> None:
         match effect:
             case Spawn(instance, generation):
                 lives = self.lives.setdefault(instance, [])
@@ -139,7 +139,8 @@ class Machine(RuleBasedStateMachine):
                 life.signalled = True
                 assert life.pid, "signalled what has no process"
                 assert not life.gone, "signalled a group that is gone"
-                if signal != SIGKILL and not life.exited and not life.gone:
+                its_own_failure = isinstance(event, DeadlineReached) or getattr(event, "instance", None) == instance
+                if signal != SIGKILL and not its_own_failure:
                     self.check_dependants_down(instance)
             case CancelSpawn(instance, generation):
                 assert generation == len(self.lives[instance])
@@ -156,7 +157,7 @@ class Machine(RuleBasedStateMachine):
                 assert effect.instance in self.lives or isinstance(effect, Changed)
 
     def check_dependants_down(self, instance: InstanceName) -> None:
-        """Whoever requires the unit and is being stopped by request is down, when the whole unit is being stopped."""
+        """When a whole unit is being stopped, whoever requires it is down first."""
         if any(each.target.value == "up" for each in self.fleet.status(instance.unit)):
             return
         for spec in self.specs.values():

@@ -11,7 +11,8 @@ What the dependencies mean, U being the unit that names V:
   a restart does not touch a running U.
 * `wants`: starting U starts V. U waits until V is settled: ready, failed or ended. V's end does not touch U.
 * `after`: as wants, but starts nothing.
-* Stop goes the other way: V gets its stop only when every U that is also being stopped is down.
+* Stop goes the other way: V gets its stop only when every U that is also being stopped is down. When V fails by itself
+  meanwhile, it is cleared away at once.
 * Restart of V restarts, in the same order, the units that require it and run; they wait for V as at a start.
 * Stop or restart of one instance (`V@2`) concerns that instance alone; while it is down by request it is not wanted.
 """
