@@ -1,12 +1,30 @@
 """What several test folders use: bounded waiting and a view of the processes around the test."""
 
+import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import uvloop
 
 T = TypeVar("T")
+
+ENGINES = ("asyncio", "uvloop")
+"""The event loops that everything must run on."""
+
+
+def run_async(main: Callable[[], Coroutine[Any, Any, T]], engine: str = "asyncio", *, within_s: float = 60.0) -> T:
+    """Runs an async test; plain asyncio runs in debug mode, which finds calls from wrong threads and lost coroutines."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(within_s):
+            return await main()
+
+    if engine == "uvloop":
+        return uvloop.run(bounded())
+    return asyncio.run(bounded(), debug=True)
 
 
 def wait_until(condition: Callable[[], T], *, within_s: float = 10.0, what: str = "") -> T:

@@ -72,8 +72,8 @@ def bind(call: Any, *args: Any, **kwargs: Any) -> tuple[tuple, dict]:
 def refusal(call: Any, *args: Any, **kwargs: Any) -> str:
     """The text that refuses the arguments, in both forms alike."""
     made = signature(call)
+    raw = decode_call_head(encode(["w", "f", args, kwargs]))
     with pytest.raises(ArgumentError) as packed:
-        raw = decode_call_head(encode(["w", "f", args, kwargs]))
         made.bind(raw.args, raw.kwargs)
     with pytest.raises(ArgumentError):
         made.bind_plain(args, kwargs)

@@ -279,6 +279,7 @@ class _Session:
             if dialect.get("heartbeat", True):
                 interval, timeout = self.settings.heartbeat_interval_s, self.settings.heartbeat_timeout_s
                 self._heartbeat = Heartbeat.start(interval, timeout, now)
+                self._heard = False  # the handshake was before the heartbeat's first interval
         self._set_deadline()
 
     def close(self, kind: CloseKind, detail: str = "") -> Closed:
