@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -41,8 +42,13 @@ class Daemon:
         return asyncio.run(call())
 
     def wait_up(self) -> None:
-        """Waits for the daemon's socket; fails with its output when it ends before."""
-        wait_until(lambda: Path(self.socket).exists() or self.process.poll() is not None, what="the daemon's socket")
+        """Waits until the daemon accepts connections; fails with its output when it ends before."""
+
+        def accepts() -> bool:
+            with socket.socket(socket.AF_UNIX) as probe:
+                return self.process.poll() is not None or probe.connect_ex(self.socket) == 0
+
+        wait_until(accepts, what="the daemon's socket")
         assert self.process.poll() is None, self.process.communicate()[1]
 
     def wait_active(self, *names: str) -> list[dict[str, Any]]:

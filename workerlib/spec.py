@@ -8,7 +8,19 @@ import enum
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, get_args, get_type_hints, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    cast,
+    get_args,
+    get_type_hints,
+    overload,
+)
 
 from workerlib.errors import UsageError
 
@@ -162,14 +174,30 @@ class Pipe(Function[P, R]):
         return arguments[0] if arguments else Any
 
 
+class RpcDecorator(Protocol):
+    """What `rpc(errors=...)` returns; an `async def` and a `def` that give the same are the same to callers."""
+
+    @overload
+    def __call__(self, call: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> Rpc[P, R]: ...
+    @overload
+    def __call__(self, call: Callable[Concatenate[Any, P], R], /) -> Rpc[P, R]: ...
+
+
+class PipeDecorator(Protocol):
+    """What `pipe(errors=...)` returns."""
+
+    @overload
+    def __call__(self, call: Callable[Concatenate[Any, P], AsyncIterator[T]], /) -> Pipe[P, T]: ...
+    @overload
+    def __call__(self, call: Callable[Concatenate[Any, P], Iterator[T]], /) -> Pipe[P, T]: ...
+
+
 @overload
 def rpc(call: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> Rpc[P, R]: ...
 @overload
 def rpc(call: Callable[Concatenate[Any, P], R], /) -> Rpc[P, R]: ...
 @overload
-def rpc(
-    *, name: str | None = None, errors: tuple[type[Exception], ...] = ()
-) -> Callable[[Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]], Rpc[P, R]]: ...
+def rpc(*, name: str | None = None, errors: tuple[type[Exception], ...] = ()) -> RpcDecorator: ...
 def rpc(call: Any = None, /, *, name: str | None = None, errors: tuple[type[Exception], ...] = ()) -> Any:
     """Makes a method callable by clients: one call, one result.
 
@@ -197,9 +225,7 @@ def pipe(call: Callable[Concatenate[Any, P], AsyncIterator[T]], /) -> Pipe[P, T]
 @overload
 def pipe(call: Callable[Concatenate[Any, P], Iterator[T]], /) -> Pipe[P, T]: ...
 @overload
-def pipe(
-    *, name: str | None = None, errors: tuple[type[Exception], ...] = ()
-) -> Callable[[Callable[Concatenate[Any, P], AsyncIterator[T]]], Pipe[P, T]]: ...
+def pipe(*, name: str | None = None, errors: tuple[type[Exception], ...] = ()) -> PipeDecorator: ...
 def pipe(call: Any = None, /, *, name: str | None = None, errors: tuple[type[Exception], ...] = ()) -> Any:
     """Makes a generator method a stream of items to the caller. A `def` generator is run in the pool of threads."""
     if call is None:

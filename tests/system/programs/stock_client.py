@@ -33,7 +33,7 @@ with Pyro5.api.Proxy(uri) as corpus:
     found["count"] = corpus.count(file)
     found["count_all"] = corpus.count_all([file, file])
     found["count_each"] = list(corpus.count_each([file, file]))
-    if serializer != "marshal":  # Pyro5 5.16 cannot encode a batch with it: it asks None for its items
+    if serializer != "marshal":  # Pyro5 5.17 cannot encode a batch with it: it asks None for its items
         batch = Pyro5.api.BatchProxy(corpus)
         batch.count(file)
         batch.count(file)

@@ -1,0 +1,81 @@
+"""What a client's type checker sees: results of each kind of call, and what `spawn` returns. Never run."""
+
+from typing import assert_type
+
+from job import Order, Price, Shop
+
+import workerlib
+from workerlib import Connection, Handle, Redirect, ShutdownOn, Stream
+
+
+async def calls(connection: Connection) -> None:
+    """The result of `run` depends on the kind of function and on its annotations."""
+    assert_type(await connection.run(Shop.price, Order("tea")), Price)
+    assert_type(await connection.run(Shop.stock, "tea"), int)
+    assert_type(await connection.run(Shop.stock, "tea", reserved=True), int)
+    assert_type(await connection.run(Shop.stock, item="tea"), int)
+    assert_type(await connection.run(Shop.buy, Order("tea")), list[Price])
+    assert_type(await connection.run(Shop.sell_now, Order("tea")), int)
+    await connection.run(Shop.forget, "tea")
+    await connection.run(Shop.forget_everything)
+    assert_type(connection.run(Shop.orders, 3), Stream[Order])
+    async for order in connection.run(Shop.orders, at_most=3):
+        assert_type(order, Order)
+    async for item in connection.run(Shop.items):
+        assert_type(item, str)
+    async for price in connection.run(Shop.prices, "tea"):
+        assert_type(price, Price)
+    async for count in connection.run(Shop.counts, "tea"):
+        assert_type(count, int)
+
+
+async def wrong_calls(connection: Connection) -> None:
+    """Arguments that the worker would refuse are refused before anything runs."""
+    await connection.run(Shop.price, "tea")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await connection.run(Shop.stock, 5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await connection.run(Shop.stock, "tea", True)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    await connection.run(Shop.stock)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    await connection.run(Shop.stock, "tea", resreved=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await connection.run(Shop.forget, 5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await connection.run(Shop.orders, 3)  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
+    async for _ in connection.run(Shop.price, Order("tea")):  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]
+        pass
+
+
+async def spawns() -> None:
+    """`shutdown_on` decides what is returned; the redirects cannot be left out."""
+    null = Redirect.dev_null()
+    async with await Shop.spawn(
+        "EUR", shutdown_on=ShutdownOn.CONNECTION_CLOSED, redirect_stdout=null, redirect_stderr=null
+    ) as connection:
+        assert_type(connection, Connection)
+    handle = await Shop.spawn(
+        "EUR",
+        shutdown_on=ShutdownOn.HEARTBEATER_CONNECTION_TIMEOUT,
+        redirect_stdout=Redirect.append("/var/log/shop"),
+        redirect_stderr=Redirect.truncate("/var/log/shop.errors"),
+    )
+    assert_type(handle, Handle[Shop])
+    other = await Shop.spawn(
+        init={"currency": "EUR"},
+        shutdown_on=ShutdownOn.CALLED_SHUTDOWN_FUNCTION,
+        redirect_stdout=null,
+        redirect_stderr=null,
+        on_failure=lambda error: print(type(error)),
+    )
+    assert_type(other, Handle[Shop])
+    assert_type(await handle.connect("me"), Connection)
+    await handle.shutdown()
+    await Shop.spawn(shutdown_on=ShutdownOn.CONNECTION_CLOSED)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    await Shop.spawn(redirect_stdout=null, redirect_stderr=null)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+
+
+async def serves() -> None:
+    """A worker in this process is reached by its handle, and its object is at hand with its own type."""
+    async with await Shop.serve("EUR") as served:
+        assert_type(served.worker, Shop)
+        assert_type(served.handle, Handle[Shop])
+        async with await served.handle.connect() as connection:
+            assert_type(connection, Connection)
+    async with await workerlib.connect("PYRO:shop@./u:/run/shop.sock", within_s=1) as connection:
+        assert_type(await connection.ping(), float)

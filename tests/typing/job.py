@@ -1,0 +1,103 @@
+"""A job binary as a user writes it: every kind of function, with what a type checker must see in it. Never run."""
+
+import datetime as dt
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, assert_type
+
+import msgspec
+
+import workerlib
+from workerlib import OneWay, Pipe, Rpc
+
+
+@dataclass
+class Order:
+    item: str
+    count: int = 1
+
+
+class Price(msgspec.Struct):
+    cents: int
+    at: dt.datetime
+
+
+class OutOfStockError(Exception):
+    """An error of the job's own, which arrives at the caller as itself."""
+
+
+class Shop(workerlib.Worker):
+    async def init(self, currency: str = "EUR") -> None:
+        self.currency = currency
+        self.sold = 0
+
+    async def connected(self, session: workerlib.Session, who: str = "") -> str:
+        session.state = who
+        return who
+
+    @workerlib.rpc
+    async def price(self, order: Order) -> Price:
+        return Price(100 * order.count, dt.datetime.now(dt.UTC))
+
+    @workerlib.rpc
+    def stock(self, item: str, *, reserved: bool = False) -> int:
+        return len(item) if reserved else 0
+
+    @workerlib.rpc(errors=(OutOfStockError,))
+    async def buy(self, order: Order) -> list[Price]:
+        self.sold += order.count
+        return [await self.price(order)]
+
+    @workerlib.rpc(errors=(OutOfStockError,), name="sell")
+    def sell_now(self, order: Order) -> int:
+        self.sold += order.count
+        return self.sold
+
+    @workerlib.one_way
+    async def forget(self, item: str) -> None:
+        self.sold = 0
+
+    @workerlib.one_way(name="forget_all")
+    def forget_everything(self) -> None:
+        self.sold = 0
+
+    @workerlib.pipe
+    async def orders(self, at_most: int) -> AsyncIterator[Order]:
+        for number in range(at_most):
+            yield Order(str(number))
+
+    @workerlib.pipe
+    def items(self) -> Iterator[str]:
+        yield from "abc"
+
+    @workerlib.pipe(errors=(OutOfStockError,))
+    async def prices(self, item: str) -> AsyncIterator[Price]:
+        yield await self.price(Order(item))
+
+    @workerlib.pipe(errors=(OutOfStockError,))
+    def counts(self, item: str) -> Iterator[int]:
+        yield len(item)
+
+
+# Taken from the class, a function knows its kind and its result (client.py shows its parameters).
+assert_type(Shop.forget_everything, OneWay[[]])
+assert_type(Shop.items, Pipe[[], str])
+
+
+def from_inside(shop: Shop) -> None:
+    """Taken from an instance it is the method, so that a worker can call its own functions."""
+    assert_type(shop.forget_everything, Callable[[], Any])
+    shop.stock("tea", reserved=True)
+    shop.stock(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class Boutique(Shop):
+    """Functions are inherited."""
+
+    @workerlib.rpc
+    async def greet(self) -> str:
+        return self.currency
+
+
+assert_type(Boutique.greet, Rpc[[], str])
+assert_type(Boutique.items, Pipe[[], str])
