@@ -30,6 +30,7 @@ LAYERS = {
     "workerlib.core.heartbeat": 1,
     "workerlib.core.daemonizing": 1,
     "workerlib.core.session": 2,
+    "workerlib.core.calling": 3,
     "workerlib.core.spawning": 2,
     "workerlib.shell": 4,
     "workerlib.launchers": 4,

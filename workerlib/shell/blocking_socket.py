@@ -1,0 +1,97 @@
+"""The door to sockets for programs without an event loop: connect, send, receive, wait. The only file that does so."""
+
+import errno
+import os
+import select
+import socket
+import struct
+import time
+
+from workerlib.core.uri import Location, UnixLocation, check_socket_path
+
+RECEIVE_SIZE = 256 << 10
+"""Bytes taken from the socket at most at a time."""
+
+LONGEST_WAIT_S = 1e6
+"""poll(2) counts milliseconds in an int."""
+
+now = time.monotonic
+"""The clock of all deadlines here."""
+
+
+class BlockingSocket:
+    """One connected socket. Sends and receives never block; `wait` does, for so long as it is told."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._writing = False
+
+    def send(self, data: bytes | memoryview) -> int:
+        """How many bytes were taken; 0 when the peer has not read what was sent before. Raises OSError."""
+        try:
+            # No SIGPIPE, also in a program that has given that signal its default action back, as `| head` wants.
+            return self._sock.send(data, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return 0
+
+    def receive(self) -> bytes | None:
+        """What has come, empty at the end of the stream, None when nothing has. Raises OSError."""
+        try:
+            return self._sock.recv(RECEIVE_SIZE)
+        except BlockingIOError:
+            return None
+
+    def wait(self, within_s: float, *, writing: bool) -> None:
+        """Returns when something has come or, when `writing`, there is room to send; or after `within_s`."""
+        if writing is not self._writing:
+            self._writing = writing
+            self._poll.modify(self._sock, select.POLLIN | select.POLLOUT if writing else select.POLLIN)
+        self._poll.poll(min(max(0.0, within_s), LONGEST_WAIT_S) * 1000)
+
+    def peer_pid(self) -> int | None:
+        """The process at the other end, or None for TCP and for one that is invisible from here (another container)."""
+        if self._sock.family != socket.AF_UNIX:
+            return None
+        size = struct.calcsize("3i")
+        pid: int = struct.unpack("3i", self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
+        return pid or None
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._sock.close()
+
+
+def open_socket(location: Location, within_s: float) -> BlockingSocket:
+    """Connects. Raises OSError with the location in it, TimeoutError after `within_s`, UsageError for a bad path."""
+    try:
+        if isinstance(location, UnixLocation):
+            return BlockingSocket(_open_unix(location.path, within_s))
+        sock = socket.create_connection((location.host, location.port), timeout=within_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return BlockingSocket(sock)
+    except TimeoutError:
+        raise TimeoutError(errno.ETIMEDOUT, f"no connection within {within_s:g} s", str(location)) from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(location)) from None
+
+
+def _open_unix(path: str, within_s: float) -> socket.socket:
+    check_socket_path(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # A listener whose queue is full makes connect() wait, but only on a blocking socket: Python's own timeout makes
+        # it a non-blocking one, where the kernel answers EAGAIN at once and offers nothing to wait for.
+        seconds = max(within_s, 1e-3)
+        limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        sock.connect(path)
+    except BlockingIOError:
+        sock.close()
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
