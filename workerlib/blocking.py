@@ -166,6 +166,7 @@ class Connection:
         self._socket = open_socket(self.uri.location, limit)
         try:
             self._out.append(memoryview(hello))
+            self._flush()
             while self._greeting is None:
                 self._check_open()
                 if now() >= until:
@@ -237,7 +238,7 @@ class Connection:
         call = self._calls[seq] = _Call(seq, name, outgoing)
         self._out.append(memoryview(data))
         if kind is Kind.PIPE:
-            self._flush_idle()
+            self._flush()
             return Stream(self, call)
         frame = self.next_frame(call)
         try:
@@ -268,7 +269,7 @@ class Connection:
         """Lets the worker send more items of a stream."""
         if self._session.closed is None and (credit := self._session.grant(seq, count)):
             self._out.append(memoryview(credit))
-            self._flush_idle()
+            self._flush()
 
     def give_up(self, call: _Call, reason: str) -> None:
         """Cancels a call in the worker. What still comes for it is dropped."""
@@ -277,7 +278,7 @@ class Connection:
             # A stream may be forgotten, and collected, in the middle of a wait or in another thread: the next wait
             # sends it then.
             if not self._waiting and self._user == _thread.get_ident():
-                self._flush_idle()
+                self._flush()
 
     def fail(self, error: ProtocolError) -> None:
         """The peer sent something that cannot be read: ends the connection."""
@@ -302,6 +303,7 @@ class Connection:
         started = self._moved_at = now()
         session.unhold(started)
         try:
+            self._flush()
             while not done() and session.closed is None:
                 if now() >= until:
                     raise TimeoutError(f"{what} within {self.timeout_s:g} s")
@@ -318,10 +320,9 @@ class Connection:
             session.hold(now())
 
     def _turn(self, until: float) -> None:
-        """Sends what can be sent, waits for something to happen or for `until`, takes what has come."""
+        """Waits for something to happen or for `until`, takes what has come, sends what can be sent."""
         session, sock = self._session, self._socket
         assert sock is not None, "a connection that is open has a socket"
-        self._flush(sock)
         stuck_at = self._moved_at + self.settings.buffer_age_limit_s if self._out else math.inf
         sock.wait(min(until, session.deadline_at, stuck_at) - now(), writing=bool(self._out))
         try:
@@ -342,6 +343,7 @@ class Connection:
             self._take(event)
         if output := session.take_output():
             self._out.append(memoryview(output))
+        self._flush()
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Closed):
@@ -355,9 +357,10 @@ class Connection:
             if is_last(event):
                 del self._calls[event.seq]
 
-    def _flush(self, sock: BlockingSocket) -> None:
-        out = self._out
-        while out and self._sendable:
+    def _flush(self) -> None:
+        """Sends what can be sent at once; the rest goes with the next wait."""
+        out, sock = self._out, self._socket
+        while out and sock is not None and self._sendable:
             data = out[0]
             try:
                 sent = sock.send(data)
@@ -373,11 +376,6 @@ class Connection:
                 out[0] = data[sent:]
         if not self._sendable:
             out.clear()
-
-    def _flush_idle(self) -> None:
-        """Sends what can be sent at once; the rest goes with the next wait."""
-        if self._socket is not None and not self._waiting:
-            self._flush(self._socket)
 
     # The end
 
