@@ -172,6 +172,8 @@ def test_history(name: str) -> None:
     for number, (event, expected) in enumerate(HISTORIES[name]):
         state, effects = step(state, event)
         assert effects == expected, f"after event {number}, {event}"
+        known = {child.pid for child in state.exits} <= {FIRST, LEADER, DAEMON}
+        assert known or state.announced is None, "a daemon may have any number of orphans"
 
 
 @given(

@@ -260,6 +260,18 @@ def test_children_from_before_mean_nothing(start: Start) -> None:
     program.gone()
 
 
+def test_no_exit_is_overlooked(start: Start) -> None:
+    """A child that ends just after the foreground process has looked for such wakes it up again."""
+    program = start("late_exit")
+    daemon = program.report("daemon")
+    assert len(children(program.foreground.pid)) == 2
+    program.foreground.send_signal(signal.SIGHUP)
+    wait_until(lambda: children(program.foreground.pid) == {daemon}, within_s=BOUND_S)
+    program.open_gate("daemon")
+    assert program.finish() == (0, "", "")
+    program.gone()
+
+
 def test_much_output_before_the_release(start: Start) -> None:
     """10 MiB on stderr arrive complete, and the pipe that fills up meanwhile blocks nothing but the daemon."""
     program = start("much")

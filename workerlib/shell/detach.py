@@ -64,9 +64,8 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class Release:
     """Lets the caller of the daemon go. Made by `daemonize_wait`, called once."""
 
-    def __init__(self, pipe: int, foreground: int) -> None:
+    def __init__(self, pipe: int) -> None:
         self._pipe = pipe
-        self._foreground = foreground
         self._daemon = os.getpid()
         self._thread = threading.get_native_id()
 
@@ -85,10 +84,8 @@ class Release:
             raise DaemonizeError("the caller was released before")
         _redirect(stdout, stderr)
         process.clear_parent_death_signal()
-        # The foreground may have died just before the signal was cleared. When it dies after this line and before it
-        # exits 0, its caller sees a failure while the daemon lives: no order of the two steps closes that gap.
-        if os.getppid() != self._foreground:
-            signal.raise_signal(signal.SIGKILL)
+        # A foreground process that died before this write is noticed by it: nobody else reads the pipe. When it dies
+        # later, but before it exits 0, its caller sees a failure while the daemon lives: no order of steps closes that gap.
         _tell(self._pipe, encode(Released()))
         os.close(self._pipe)
         self._pipe = -1
@@ -141,10 +138,10 @@ def daemonize_wait(
             os.close(writing)
             _stay_in_foreground(Foreground(first_child, bystanders), reading)
         _detach(cd, umask, preserved | {writing})
-        _wait_for_adoption(foreground)
+        _wait_for_adoption()
         process.set_parent_death_signal(signal.SIGKILL, foreground)
         _tell(writing, encode(Announcement(os.getpid(), os.getsid(0))))
-    return Release(writing, foreground)
+    return Release(writing)
 
 
 def _refuse_to_fork_late(preserved: frozenset[int]) -> None:
@@ -265,7 +262,14 @@ def _catch_signals() -> int:
 
 
 def _news(pipe: int, wakeups: int) -> Iterator[Event]:
-    """All that has happened. Reaps first and reads then, so that no release written before an exit is missed."""
+    """All that has happened.
+
+    The wake-ups are taken first: the one of an exit that comes after the reaping must stay, to wake up again. The pipe
+    is read last, so that no release that was written before an exit is missed.
+    """
+    wakes = b""
+    with suppress(BlockingIOError):
+        wakes = os.read(wakeups, 4096)
     exits = process.reap()
     try:
         while data := os.read(pipe, 4096):
@@ -273,10 +277,9 @@ def _news(pipe: int, wakeups: int) -> Iterator[Event]:
         yield PipeClosed()
     except BlockingIOError:
         pass
-    with suppress(BlockingIOError):
-        for signum in os.read(wakeups, 4096):
-            if signum != signal.SIGCHLD:
-                yield SignalArrived(signum)
+    for signum in wakes:
+        if signum != signal.SIGCHLD:
+            yield SignalArrived(signum)
     yield from exits
 
 
@@ -328,8 +331,8 @@ def _point_streams_at_null() -> None:
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115 - same
 
 
-def _wait_for_adoption(foreground: int) -> None:
-    """Blocks until the foreground process is this process's parent; dies when it is dead.
+def _wait_for_adoption() -> None:
+    """Blocks until the session leader is not this process's parent any more.
 
     The parent death signal fires for each parent that dies, so that it must not be set while the session leader, whose
     pid is the session's, is still the parent. A session keeps its leader's pid from being used again.
@@ -342,8 +345,6 @@ def _wait_for_adoption(foreground: int) -> None:
         while os.getppid() == leader:
             poller.poll(100)
         os.close(pidfd)
-    if os.getppid() != foreground:
-        signal.raise_signal(signal.SIGKILL)
 
 
 def _tell(pipe: int, message: bytes) -> None:

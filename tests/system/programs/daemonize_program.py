@@ -212,6 +212,32 @@ def bystander():
     release(OUT, ERR)
 
 
+def late_exit():
+    """A child of the foreground process ends right after the foreground process has looked for such."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    reading, writing = os.pipe()
+    bystander = os.fork()
+    if bystander == 0:
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(9)
+    reap = detach.process.reap
+
+    def interrupted():
+        nonlocal writing
+        exits = reap()
+        if writing and (FOLDER / "daemon").exists():
+            os.close(writing)
+            writing = 0
+            os.waitid(os.P_PID, bystander, os.WEXITED | os.WNOWAIT)
+        return exits
+
+    detach.process.reap = interrupted
+    release = daemonize_wait()
+    stop_at("daemon")
+    release(OUT, ERR)
+
+
 def much():
     release = daemonize_wait()
     for _ in range(10 * 16):
@@ -387,8 +413,12 @@ def stage():
 
 
 def failing():
-    """One of the helpers dies in its own way."""
+    """One of the helpers dies in its own way; a child from before has died of something else."""
     who, how = ARGUMENTS
+    bystander = os.fork()
+    if bystander == 0:
+        os._exit(9)
+    os.waitid(os.P_PID, bystander, os.WEXITED | os.WNOWAIT)
 
     def fail(*_arguments):
         if how == "kill":
