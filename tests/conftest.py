@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import uvloop
 from support import children, command_line, open_fds, process_state
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -18,6 +19,12 @@ def subreaper() -> None:
     """Orphans that a test leaves are re-parented to the test process, where the leak check sees them."""
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def uvloop_is_set_up() -> None:
+    """libuv opens a pipe for signals once a process, at its first loop, and keeps it."""
+    uvloop.new_event_loop().close()
 
 
 def _reap_orphans(known: set[int]) -> None:

@@ -38,8 +38,8 @@ _HOMES = {
     "workerlib.connection": ("Connection", "Stream"),
     "workerlib.core.daemonizing": ("DaemonizeError",),
     "workerlib.errors": (
-        "ArgumentError", "ConnectionLost", "HandshakeError", "ProtocolError", "RemoteError", "ResultError", "SpawnError",
-        "Stage", "StreamAborted", "UnknownFunction", "UsageError", "WorkerlibError",
+        "ArgumentError", "ConnectionLost", "HandshakeError", "ProtocolError", "RemoteError", "ResultError",
+        "SpawnError", "Stage", "StreamAborted", "UnknownFunction", "UsageError", "WorkerlibError",
     ),
     "workerlib.redirects": ("Redirect",),
     "workerlib.runtime": ("Master",),
@@ -54,8 +54,8 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "ArgumentError", "Connection", "ConnectionLost", "DaemonizeError", "Function", "Handle", "HandshakeError", "Kind",
     "Master", "OneWay", "Pipe", "ProtocolError", "Redirect", "RemoteError", "ResultError", "Rpc", "RpcSettings",
-    "Served", "Session", "ShutdownOn", "SpawnError", "Stage", "Stream", "StreamAborted", "UnknownFunction", "UsageError",
-    "Worker", "WorkerlibError", "__version__", "connect", "current_session", "one_way", "pipe", "rpc",
+    "Served", "Session", "ShutdownOn", "SpawnError", "Stage", "Stream", "StreamAborted", "UnknownFunction",
+    "UsageError", "Worker", "WorkerlibError", "__version__", "connect", "current_session", "one_way", "pipe", "rpc",
 ]  # fmt: skip
 
 

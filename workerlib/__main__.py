@@ -10,8 +10,8 @@ def main() -> int:
 
     if not is_worker():
         sys.stderr.write(
-            f"python -m workerlib is the entry of spawned workers (${MARKER} is not set): use Worker.spawn, or a unit of"
-            ' parsupd with type = "worker"\n'
+            f"python -m workerlib is the entry of spawned workers (${MARKER} is not set): use Worker.spawn,"
+            ' or a unit of parsupd with type = "worker"\n'
         )
         return 2
     return run_worker(lambda env: load_worker(env.config.worker))

@@ -20,7 +20,7 @@ from workerlib.core.uri import UnixLocation, parse_uri
 from workerlib.errors import UsageError, WorkerlibError
 from workerlib.redirects import Target
 from workerlib.runtime import CONTROL, become_worker
-from workerlib.server import Server, current_session
+from workerlib.server import Servant, Server, current_session
 from workerlib.shell import journal
 from workerlib.shell.detach import Release, daemonize_wait
 from workerlib.spec import ShutdownOn, nearest, rpc
@@ -63,7 +63,7 @@ def worker_init_before_async() -> WorkerEnv:
         sys.path[:] = config.sys_path
     passed = _passed_fds(config)
     for fd in passed:
-        os.set_inheritable(fd, False)  # noqa: FBT003 - os gives it no name
+        os.set_inheritable(fd, False)
     release = daemonize_wait(cd=config.cd, umask=config.umask, parent_pid=config.parent_pid, preserve_fds=passed)
     return WorkerEnv(config, release)
 
@@ -124,7 +124,7 @@ class Hosted:
 
     def __init__(self, env: WorkerEnv, worker: object) -> None:
         self._config = env.config
-        self._worker = worker
+        self._servant = Servant(worker)  # now: types that cannot travel shall fail the spawn, not the first call
         self._loop = asyncio.get_running_loop()
         self._server = Server(env.config.settings)
         self._server.add(CONTROL, _Control(self))
@@ -197,9 +197,9 @@ class Hosted:
         if self._initialising:
             raise WorkerlibError("this worker is initialised already")
         self._stop_being_patient()
-        await initialise(self._worker, args, kwargs)
+        await initialise(self._servant.worker, args, kwargs)
         self._initialising = True
-        self._server.add(self._config.worker_id, self._worker)
+        self._server.servants[self._config.worker_id] = self._servant
         if self._config.shutdown_on is ShutdownOn.CONNECTION_CLOSED:
             self._be_patient("nobody connected to it")
 
@@ -220,9 +220,9 @@ class Hosted:
     def _on_uncaught(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if error is None:
-            journal.warn("asyncio", message=context.get("message"))
+            journal.warn("asyncio", text=context.get("message"))
             return
-        journal.fail("uncaught", error, message=context.get("message"))
+        journal.fail("uncaught", error, text=context.get("message"))
         config, master = self._config, self._master
         if master is not None and master.closed is None:
             text = "".join(traceback.format_exception(error))
@@ -253,14 +253,14 @@ async def _host(env: WorkerEnv, worker: type) -> int:
 
 def run_worker(load: Callable[[WorkerEnv], type]) -> int:
     """The whole life of a spawned worker; returns its exit status. For entry points; does not return in the launched
-    process, which waits for the release."""
+    process, which waits for the release.
+    """
     from workerlib.shell.loop import run  # noqa: PLC0415 - after the fork: uvloop must not be set up before
 
     env = worker_init_before_async()
     journal.configure_worker(env.config.name)
     try:
-        worker = load(env)
+        return run(_host(env, load(env)))
     except UsageError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    return run(_host(env, worker))

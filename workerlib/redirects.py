@@ -48,5 +48,5 @@ class Redirect:
 
     @classmethod
     def descriptor(cls, fd: int) -> Self:
-        """Output goes to an open descriptor of the process that says this: a worker shares its master's file or pipe."""
+        """Output goes to an open descriptor of the process that says this, which a worker then shares."""
         return cls(Target.DESCRIPTOR, fd=fd)

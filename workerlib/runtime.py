@@ -27,7 +27,9 @@ from workerlib.launchers.local import Launched, LocalLauncher
 from workerlib.redirects import Redirect, Target
 from workerlib.server import Server, current_session
 from workerlib.shell.environment import effective_settings
+from workerlib.shell.pidfd import end_process, wait_pidfd
 from workerlib.shell.private_dir import process_dir, remove_sockets
+from workerlib.shell.transport import remove_stale_socket
 from workerlib.spec import RpcSettings, ShutdownOn, one_way, rpc
 
 MASTER = "workerlib.Master"
@@ -36,8 +38,8 @@ CONTROL = "workerlib.Control"
 """Id of the object in each worker through which its master initialises it and ends its life."""
 
 CONNECTION_TIMEOUT_S = 10.0
-KILL_AFTER_S = 2.0
-"""Between the polite signal to a worker that shall go and SIGKILL."""
+LAST_WAIT_S = 1.0
+"""How long a master that ends waits for workers that are ending, so that it can remove their sockets."""
 
 
 class Launcher(Protocol):
@@ -134,6 +136,8 @@ class WorkerRecord:
     registered: asyncio.Future[None] | None = None
     lost: asyncio.Future[str] | None = None
     """Done when the worker's connection to the master has ended, with the reason."""
+    lease: Connection | None = None
+    """The connection that the worker's life hangs on, if it does."""
 
     @property
     def uri(self) -> Uri:
@@ -195,6 +199,7 @@ class Master:
         self.uri = uri
         self.folder = folder
         self.workers: dict[str, WorkerRecord] = {}
+        self._dying: dict[WorkerRecord, asyncio.Task[None]] = {}
         self._launcher = launcher or LocalLauncher()
         self._worker_command = worker_command
         server.add(uri.target, _Registry(self))
@@ -220,17 +225,42 @@ class Master:
     def forget(self, record: WorkerRecord) -> None:
         """Ends what is kept for a worker that has gone. Idempotent."""
         if self.workers.pop(record.worker_id, None) is not None and record.pidfd >= 0:
-            asyncio.get_running_loop().create_task(self._bury(record))
+            self._dying[record] = asyncio.get_running_loop().create_task(self._bury(record))
 
     async def _bury(self, record: WorkerRecord) -> None:
         """Waits for the end of a process whose connection is gone, and removes the socket file that a kill leaves."""
-        try:
-            await wait_pidfd(record.pidfd)
-        finally:
+        await wait_pidfd(record.pidfd)
+        self._dying.pop(record, None)
+        self._close_record(record)
+
+    def _close_record(self, record: WorkerRecord) -> None:
+        if record.pidfd >= 0:
             os.close(record.pidfd)
             record.pidfd = -1
         if isinstance(record.location, UnixLocation):
-            Path(record.location.path).unlink(missing_ok=True)
+            remove_stale_socket(record.location.path)
+
+    async def close(self) -> None:
+        """Ends the service and the connections that `spawn` returned; workers whose life hangs on either will end.
+
+        Waits a moment for workers that are ending. Idempotent. Called by itself when the event loop ends.
+        """
+        for record in self.workers.values():
+            if record.lease is not None:
+                record.lease.abort()
+        await self.server.close()
+        await asyncio.sleep(0)  # the futures of the sessions tell of their end in the next turn of the loop
+        buried = dict(self._dying)
+        if buried:
+            await asyncio.wait(buried.values(), timeout=LAST_WAIT_S)
+        for task in buried.values():
+            task.cancel()
+        await asyncio.gather(*buried.values(), return_exceptions=True)
+        for record in (*self._dying, *self.workers.values()):
+            self._close_record(record)
+        self._dying.clear()
+        self.workers.clear()
+        remove_sockets(self.folder)
 
     def command(self, options: SpawnOptions, record: WorkerRecord) -> list[str]:
         """The worker's command line, with who started whom at its end, for `ps`."""
@@ -424,6 +454,7 @@ class _Spawning:
             self._connection = await open_to(
                 self._record.uri, options.connect_arg, settings=effective_settings(options.settings)
             )
+            self._record.lease = self._connection
             await self._connection.call("lease", self._record.token, target=CONTROL)
         except (WorkerlibError, OSError) as error:
             self._feed(spawning.Broken(_describe_refusal(error)))
@@ -468,36 +499,6 @@ def _describe_refusal(error: Exception) -> str:
     if isinstance(error, RemoteError):
         return f"raised {error} in init"
     return f"refused its initialisation: {error}"
-
-
-async def wait_pidfd(pidfd: int) -> None:
-    """Waits until the process has ended. It need not be a child; it is not reaped."""
-    loop = asyncio.get_running_loop()
-    ended = loop.create_future()
-    own = os.dup(pidfd)  # a loop keeps one reader for each descriptor, and others may wait for the same process
-    loop.add_reader(own, lambda: ended.done() or ended.set_result(None))
-    try:
-        await ended
-    finally:
-        loop.remove_reader(own)
-        os.close(own)
-
-
-async def end_process(pidfd: int) -> None:
-    """Asks a process to end, waits for that, and kills it when it does not."""
-    own = os.dup(pidfd)
-    try:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(own, signal.SIGTERM)
-        try:
-            async with asyncio.timeout(KILL_AFTER_S):
-                await wait_pidfd(own)
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(own, signal.SIGKILL)
-            await wait_pidfd(own)
-    finally:
-        os.close(own)
 
 
 # The master of the running event loop
@@ -547,11 +548,7 @@ async def _life_of(loop: asyncio.AbstractEventLoop, master: Master) -> AsyncGene
         yield
     finally:
         del _masters[loop]
-        await master.server.close()
-        for record in list(master.workers.values()):
-            if record.pidfd >= 0:
-                os.close(record.pidfd)
-        remove_sockets(master.folder)
+        await master.close()
 
 
 async def current_master() -> Master:

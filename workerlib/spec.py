@@ -78,9 +78,13 @@ class FunctionTypes:
 def read_parameters(call: Callable[..., Any], skip: int) -> tuple[Parameters, Any]:
     """Parameters of `call` after the first `skip` ones, and its return annotation.
 
-    Raises UsageError for `*args` and `**kwargs`: a typed call needs to know each parameter by name.
+    Raises UsageError for `*args` and `**kwargs`, since a typed call needs to know each parameter by name, and for
+    annotations that name nothing.
     """
-    hints = get_type_hints(call, include_extras=True)
+    try:
+        hints = get_type_hints(call, include_extras=True)
+    except NameError as error:
+        raise UsageError(f"{call.__qualname__}: an annotation cannot be resolved: {error}") from None
     names: list[str] = []
     keyword_only: set[str] = set()
     required_keywords: set[str] = set()

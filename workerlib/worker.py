@@ -4,7 +4,8 @@ import ssl
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Self, TypeVar, cast, overload
+from pathlib import Path
+from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from workerlib.connection import Connection, open_to
 from workerlib.core.payload import Signature
@@ -123,9 +124,7 @@ def reference_of(worker: type) -> str:
         if not module:
             raise UsageError(f"{worker.__qualname__} is defined in an interactive session; put it into a file")
         if spec is None:
-            from os.path import abspath  # noqa: PLC0415 - only for a class of a script
-
-            module = abspath(module)
+            module = str(Path(module).absolute())
     return f"{module}:{worker.__qualname__}"
 
 
@@ -266,4 +265,4 @@ class Worker:
             )
         server.add(worker_id, worker)
         where = await server.listen(location, tls=tls)
-        return Served(server, Handle(worker_id, str(Uri(worker_id, where)), name or cls.__name__), cast("Self", worker))
+        return Served(server, Handle(worker_id, str(Uri(worker_id, where)), name or cls.__name__), worker)

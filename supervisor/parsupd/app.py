@@ -10,13 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from workerlib import Master, RpcSettings, UsageError, __version__
-from workerlib.core.uri import UnixLocation, Uri
-from workerlib.launchers.local import LocalLauncher
-from workerlib.server import Server
-from workerlib.shell.environment import effective_settings
-from workerlib.shell.loop import run
-from workerlib.shell.private_dir import make_private, remove_sockets
 
 from parsupd.control import OBJECT as SUPERVISOR
 from parsupd.control import Supervisor
@@ -28,6 +21,13 @@ from parsupd.executor import Executor, Place
 from parsupd.shell import journal, leftovers, nameserver
 from parsupd.shell.children import Children
 from parsupd.shell.store import SOCKET, Lock, read_config_text, runtime_dir, state_dir
+from workerlib import Master, RpcSettings, UsageError, __version__
+from workerlib.core.uri import UnixLocation, Uri
+from workerlib.launchers.local import LocalLauncher
+from workerlib.server import Server
+from workerlib.shell.environment import effective_settings
+from workerlib.shell.loop import run
+from workerlib.shell.private_dir import make_private, remove_sockets
 
 MASTER = "parsup.Master"
 DEFAULT_CONFIG = "/etc/parsupd/parsupd.toml"
@@ -40,7 +40,9 @@ def load(path: Path) -> Configuration:
     """Reads the main file and those that it includes. Raises UsageError and ConfigurationError."""
     main = str(path)
     text = read_config_text(path)
-    included = sorted({found for pattern in include_patterns(main, text) for found in glob.glob(pattern)})
+    included = sorted(
+        {found for pattern in include_patterns(main, text) for found in glob.glob(pattern)}  # noqa: PTH207 - absolute
+    )
     files = [(main, text), *((name, read_config_text(Path(name))) for name in included if name != main)]
     return parse(files, main)
 

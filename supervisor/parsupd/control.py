@@ -11,12 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workerlib import __version__, rpc
-
 from parsupd.core import events as told
 from parsupd.core.fleet import Fleet, InstanceStatus, NoSuchUnitError, ShuttingDownError, Why
 from parsupd.core.units import ActiveState, Incarnation, SubState
 from parsupd.executor import Executor
+from workerlib import __version__, rpc
 
 OBJECT = "parsup.Supervisor"
 

@@ -12,20 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
 
-from workerlib import Master, Redirect, ShutdownOn, SpawnError, UsageError
-from workerlib.core.daemonizing import ExitCause as Exit
-from workerlib.core.daemonizing import Exited as ExitedWith
-from workerlib.runtime import SpawnOptions, WorkerRecord
-
 from parsupd.core import effects as do
 from parsupd.core import events as told
 from parsupd.core.fleet import Fleet
 from parsupd.core.unitfile import ConfigurationError, parse_environment
 from parsupd.core.units import ExitCause, InstanceName, Output, OutputKind, UnitSpec, UnitType
 from parsupd.shell.children import Child, Children
-from parsupd.shell.nameserver import Names
 from parsupd.shell.leftovers import TOKEN, token_of
+from parsupd.shell.nameserver import Names
 from parsupd.shell.store import SOCKET, open_output
+from workerlib import Master, Redirect, ShutdownOn, SpawnError, UsageError
+from workerlib.core.daemonizing import ExitCause as Exit
+from workerlib.core.daemonizing import Exited as ExitedWith
+from workerlib.runtime import SpawnOptions, WorkerRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +147,7 @@ class Executor:
         try:
             environment = self._environment(spec, instance, generation)
             if spec.type is UnitType.WORKER:
-                options = self._worker_options(spec, instance, generation, environment)
+                options = self._worker_options(spec, instance, environment)
                 task = self._loop.create_task(self._spawn_worker(instance, generation, options))
                 self._spawns[instance, generation] = task
                 return
@@ -222,9 +221,7 @@ class Executor:
 
     # Workers
 
-    def _worker_options(
-        self, spec: UnitSpec, instance: InstanceName, generation: int, environment: Mapping[str, str]
-    ) -> SpawnOptions:
+    def _worker_options(self, spec: UnitSpec, instance: InstanceName, environment: Mapping[str, str]) -> SpawnOptions:
         by_name = isinstance(spec.init, Mapping)
         return SpawnOptions(
             reference=spec.worker,

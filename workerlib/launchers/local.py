@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from workerlib.core.daemonizing import ExitCause
 from workerlib.shell import process
+from workerlib.shell.pidfd import wait_pidfd
 
 MAX_LINE = 64 << 10
 """Bytes of one line of stderr; a longer one is passed on in parts."""
@@ -18,15 +19,11 @@ Watch = Callable[[subprocess.Popen[bytes]], Awaitable[ExitCause]]
 
 async def wait_by_pidfd(child: "subprocess.Popen[bytes]") -> ExitCause:
     """Waits for and reaps exactly this child, whoever else waits for other children of this process."""
-    loop = asyncio.get_running_loop()
-    ended = loop.create_future()
     pidfd = os.pidfd_open(child.pid)
     try:
-        loop.add_reader(pidfd, lambda: ended.done() or ended.set_result(None))
-        await ended
+        await wait_pidfd(pidfd)
         result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     finally:
-        loop.remove_reader(pidfd)
         os.close(pidfd)
     assert result is not None
     cause = process.exit_cause(result)
@@ -110,7 +107,8 @@ class LocalLauncher:
     ) -> Launched:
         """`pass_fds` are open in the worker under the same numbers.
 
-        Raises OSError when the program cannot be started. Blocks for the time of a vfork and exec, about 1 ms."""
+        Raises OSError when the program cannot be started. Blocks for the time of a vfork and exec, about 1 ms.
+        """
         # A memory file, not a pipe: it takes any length at once, and python-daemon cannot mistake it for a socket.
         config = os.memfd_create("workerlib-config", os.MFD_CLOEXEC)
         reading, writing = os.pipe2(os.O_CLOEXEC)

@@ -23,14 +23,22 @@ def _logger() -> Any:
     )
 
 
+_RESERVED = {*vars(logging.makeLogRecord({})), "message", "asctime"}
+
+
+def _named(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields under names that the standard logging accepts: it refuses those of its own attributes."""
+    return {f"{name}_" if name in _RESERVED else name: value for name, value in fields.items()}
+
+
 def warn(event: str, **fields: Any) -> None:
     """Something that an operator should know; the process goes on."""
-    _logger().warning(event, **fields)
+    _logger().warning(event, **_named(fields))
 
 
 def fail(event: str, error: BaseException | None = None, **fields: Any) -> None:
     """Something went wrong; `error` is logged with its traceback."""
-    _logger().error(event, exc_info=error, **fields)
+    _logger().error(event, exc_info=error, **_named(fields))
 
 
 def configure_worker(name: str) -> None:

@@ -12,7 +12,10 @@ from workerlib.shell.transport import remove_stale_socket
 
 
 def make_private(path: Path) -> Path:
-    """Makes the directory with mode 0700 if it is missing. Raises UsageError when it is not ours alone or not writable."""
+    """Makes the directory with mode 0700 if it is missing.
+
+    Raises UsageError when it is not ours alone, or not writable.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.lstat()
@@ -28,7 +31,7 @@ def make_private(path: Path) -> Path:
 
 
 def base_dir() -> Path:
-    """Where the sockets of this user's workers live: $XDG_RUNTIME_DIR/workerlib, else a directory in the temporary one.
+    """Where the sockets of this user's workers live: $XDG_RUNTIME_DIR/workerlib, else below the temporary directory.
 
     Raises UsageError.
     """
@@ -61,7 +64,8 @@ def _sweep(folder: Path) -> None:
 
 def remove_sockets(folder: Path) -> None:
     """Removes the sockets that nobody listens on, and the directory when it is empty then. A worker may outlive its
-    master, so a living socket stays."""
+    master, so a living socket stays.
+    """
     with contextlib.suppress(OSError):
         for entry in folder.iterdir():
             remove_stale_socket(str(entry))

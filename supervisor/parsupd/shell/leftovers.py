@@ -11,7 +11,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from workerlib.runtime import wait_pidfd
+from workerlib.shell.pidfd import wait_pidfd
 
 TOKEN = "PARSUP_TOKEN"  # noqa: S105 - the name of a variable; its value is no secret either
 

@@ -10,6 +10,7 @@ from typing import Any
 from Pyro5.core import NAMESERVER_NAME, URI
 from Pyro5.errors import NamingError
 from Pyro5.nameserver import NameServer
+
 from workerlib import rpc
 
 OBJECT = NAMESERVER_NAME

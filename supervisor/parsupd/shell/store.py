@@ -13,7 +13,7 @@ SOCKET = "parsupd.sock"
 
 
 def runtime_dir(given: str | None, configured: str, env: Mapping[str, str]) -> Path:
-    """Where the sockets are, by the first that applies: option, environment, configuration, systemd, root, XDG, here."""
+    """Where the sockets are: the first of option, environment, configuration, systemd, root, XDG, here."""
     xdg = env.get("XDG_RUNTIME_DIR")
     chosen = (
         given

@@ -1,0 +1,119 @@
+"""Worker classes for the tests of spawning."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from workerlib import Handle, Redirect, Session, ShutdownOn, Worker, current_session, one_way, pipe, rpc
+
+
+class Sum(Worker):
+    async def init(self, start: int = 0, note: str = "") -> None:
+        print("init writes to stdout", flush=True)
+        print(f"init writes to stderr {note}", file=sys.stderr, flush=True)
+        self.total = start
+        self.seen: list[str] = []
+
+    async def connected(self, session: Session, who: str = "") -> str:
+        if who == "nobody":
+            raise PermissionError("nobody may connect")
+        return who
+
+    @rpc
+    async def add(self, n: int) -> int:
+        self.total += n
+        return self.total
+
+    @rpc
+    def add_in_thread(self, n: int) -> int:
+        self.total += n
+        return self.total
+
+    @one_way
+    async def note(self, text: str) -> None:
+        self.seen.append(text)
+
+    @rpc
+    async def notes(self) -> list[str]:
+        return self.seen
+
+    @rpc
+    async def who(self) -> str:
+        return str(current_session().state)
+
+    @pipe
+    async def squares(self, below: int) -> AsyncIterator[int]:
+        for n in range(below):
+            yield n * n
+
+    @rpc
+    async def facts(self) -> dict[str, str]:
+        umask = os.umask(0)
+        os.umask(umask)
+        return {
+            "pid": str(os.getpid()),
+            "ppid": str(os.getppid()),
+            "cwd": os.getcwd(),
+            "umask": oct(umask),
+            "home": os.environ.get("FAVOURITE", ""),
+            "marker": os.environ.get("WORKERLIB_WORKER", "cleared"),
+            "stdin": os.readlink("/proc/self/fd/0"),
+            "argv": Path("/proc/self/cmdline").read_text().replace("\0", " "),
+            "fds": " ".join(sorted(os.listdir("/proc/self/fd"), key=int)),
+        }
+
+    @rpc
+    async def write(self, text: str) -> None:
+        print(text, flush=True)
+        print(text, file=sys.stderr, flush=True)
+
+    @rpc
+    async def raise_value_error(self) -> int:
+        raise ValueError("not this value", 3)
+
+    @rpc
+    async def result_that_cannot_travel(self) -> object:
+        return object()
+
+    @rpc
+    async def raise_later(self) -> str:
+        asyncio.get_running_loop().call_soon(self._raise)
+        return "returned before it"
+
+    def _raise(self) -> None:
+        raise RuntimeError("after the function had returned")
+
+    @rpc
+    async def spawn_another(self) -> Handle["Sum"]:
+        null = Redirect.dev_null()
+        return await Sum.spawn(
+            self.total,
+            shutdown_on=ShutdownOn.HEARTBEATER_CONNECTION_TIMEOUT,
+            redirect_stdout=null,
+            redirect_stderr=null,
+        )
+
+
+class RaisesInInit(Worker):
+    async def init(self) -> None:
+        raise ValueError("init does not like today")
+
+
+class NeverInitialised(Worker):
+    async def init(self, pid_file: str) -> None:
+        Path(pid_file).write_text(str(os.getpid()))
+        await asyncio.Event().wait()
+
+
+class BlocksInInit(Worker):
+    async def init(self, pid_file: str) -> None:
+        Path(pid_file).write_text(str(os.getpid()))
+        time.sleep(600)
+
+
+class Impolite(Worker):
+    @rpc
+    async def take_bad_type(self, callback: "Unknown") -> None: ...  # type: ignore[name-defined]  # noqa: F821

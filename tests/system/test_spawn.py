@@ -1,0 +1,624 @@
+"""Spawning workers as real processes: what arrives, what is told when it goes wrong, and that nothing is left."""
+
+import asyncio
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import alive, command_line, wait_until
+from workers import BlocksInInit, NeverInitialised, RaisesInInit, Sum
+
+from workerlib import (
+    ArgumentError,
+    Connection,
+    ConnectionLost,
+    Handle,
+    HandshakeError,
+    Redirect,
+    ResultError,
+    ShutdownOn,
+    SpawnError,
+    Stage,
+    UnknownFunction,
+    UsageError,
+    Worker,
+    connect,
+)
+from workerlib.runtime import SpawnOptions, absolute_sys_path, current_master
+from workerlib.shell.loop import run
+from workerlib.shell.private_dir import base_dir
+
+NULL = Redirect.dev_null()
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+def workers_of(master: int) -> list[int]:
+    """Living processes whose command line says that they are workers of this master."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if any(f"child-of-{master}@" in part for part in command_line(pid)) and alive(pid)]
+
+
+@pytest.fixture(autouse=True)
+def no_worker_left() -> Any:
+    """After each test no worker process and no socket of this process is left."""
+    yield
+    wait_until(lambda: not workers_of(os.getpid()), what="all workers gone")
+    mine = [folder for folder in base_dir().iterdir() if folder.name.startswith(f"{os.getpid()}-")]
+    wait_until(
+        lambda: not [entry for folder in mine if folder.exists() for entry in folder.iterdir()], what="no socket"
+    )
+
+
+async def spawn(worker: type[Worker] = Sum, *args: Any, **options: Any) -> Connection:
+    """A worker whose life hangs on the returned connection."""
+    where = {"redirect_stdout": NULL, "redirect_stderr": NULL, **options}
+    connection: Connection = await worker.spawn(*args, shutdown_on=ShutdownOn.CONNECTION_CLOSED, **where)
+    return connection
+
+
+async def spawn_reference(reference: str, **options: Any) -> None:
+    """Spawns what a reference names, and ends it."""
+    master = await current_master()
+    _, connection = await master.spawn(
+        SpawnOptions(
+            reference=reference,
+            name="test",
+            shutdown_on=ShutdownOn.CONNECTION_CLOSED,
+            sys_path=absolute_sys_path(),
+            **options,
+        )
+    )
+    assert connection is not None
+    await connection.close()
+
+
+def check(scenario: Callable[[], Awaitable[None]]) -> None:
+    """Runs a scenario on uvloop, bounded."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(30):
+            await scenario()
+
+    run(bounded())
+
+
+# What a worker is
+
+
+def test_a_spawned_worker_is_initialised_and_runs_typed_functions() -> None:
+    """spawn returns when init has run with its arguments; rpc, def functions, one_way and pipe work on it."""
+
+    async def scenario() -> None:
+        async with await spawn(Sum, 10) as connection:
+            assert await connection.run(Sum.add, 5) == 15
+            assert await connection.run(Sum.add_in_thread, 1) == 16
+            await connection.run(Sum.note, "a")
+            assert await connection.run(Sum.notes) == ["a"]
+            assert [n async for n in connection.run(Sum.squares, 4)] == [0, 1, 4, 9]
+            assert await connection.ping() < 10
+
+    check(scenario)
+
+
+def test_init_takes_arguments_by_name() -> None:
+    """`init=` gives init arguments by name, checked against the types of init."""
+
+    async def scenario() -> None:
+        async with await spawn(Sum, init={"start": 3}) as connection:
+            assert await connection.run(Sum.add, 0) == 3
+        with pytest.raises(SpawnError, match=r"init: argument start: Expected `int`, got `str`"):
+            await spawn(Sum, init={"start": "three"})
+        with pytest.raises(SpawnError, match="has no argument 'strat'; did you mean 'start'"):
+            await spawn(Sum, init={"strat": 3})
+
+    check(scenario)
+
+
+def test_the_process_is_a_daemon_with_its_lineage_in_its_command_line(tmp_path: Path) -> None:
+    """Marker cleared, cd and umask applied, env added, stdin on /dev/null, who started whom at the end of argv."""
+
+    async def scenario() -> None:
+        async with await spawn(
+            Sum, name="adder", cd=str(tmp_path), umask=0o027, env={"FAVOURITE": "blue"}
+        ) as connection:
+            facts = await connection.run(Sum.facts)
+            assert facts["cwd"] == str(tmp_path)
+            assert facts["umask"] == "0o27"
+            assert facts["home"] == "blue"
+            assert facts["marker"] == "cleared"
+            assert facts["stdin"] == "/dev/null"
+            assert re.search(rf"-m workerlib workers:Sum child-of-{os.getpid()}@\S+ adder $", facts["argv"])
+
+    check(scenario)
+
+
+def test_connection_state_comes_from_the_connection_argument() -> None:
+    """connect_arg of spawn, and the argument of connect, reach `connected`; what it returns is the session's state."""
+
+    async def scenario() -> None:
+        async with await spawn(Sum, connect_arg="spawner") as connection:
+            assert await connection.run(Sum.who) == "spawner"
+            async with await connect(str(connection.uri), "third") as third:
+                assert await third.run(Sum.who) == "third"
+            with pytest.raises(HandshakeError, match="PermissionError: nobody may connect"):
+                await connect(str(connection.uri), "nobody")
+            with pytest.raises(HandshakeError, match="argument who: Expected `str`, got `int`"):
+                await connect(str(connection.uri), 7)
+
+    check(scenario)
+
+
+def test_a_worker_can_spawn_workers_of_its_own() -> None:
+    """A worker is a master too; its handle travels in a result, and its worker dies with it."""
+
+    async def scenario() -> None:
+        async with await spawn(Sum, 4) as connection:
+            handle = await connection.run(Sum.spawn_another)
+            assert isinstance(handle, Handle)
+            async with await handle.connect() as grandchild:
+                assert await grandchild.run(Sum.add, 1) == 5
+                facts = await grandchild.run(Sum.facts)
+        wait_until(lambda: not alive(int(facts["pid"])), what="the worker's worker is gone")
+
+    check(scenario)
+
+
+# Output
+
+
+def test_output_goes_to_the_redirects_after_the_release(tmp_path: Path) -> None:
+    """What init and functions write goes to the files that spawn named; append keeps what is there, truncate does not."""
+    out, err = tmp_path / "out", tmp_path / "err"
+    out.write_text("before\n")
+    err.write_text("before\n")
+
+    async def scenario() -> None:
+        options = {"redirect_stdout": Redirect.append(str(out)), "redirect_stderr": Redirect.truncate(str(err))}
+        async with await spawn(Sum, 0, "noted", **options) as connection:
+            await connection.run(Sum.write, "from a function")
+
+    check(scenario)
+    assert out.read_text() == "before\ninit writes to stdout\nfrom a function\n"
+    assert err.read_text() == "init writes to stderr noted\nfrom a function\n"
+
+
+def test_output_can_share_a_descriptor_of_the_master(tmp_path: Path) -> None:
+    """Redirect.descriptor points a worker's output to an open file of the master, and leaves no other one open."""
+
+    async def scenario() -> None:
+        with (tmp_path / "shared").open("w") as shared:
+            async with await spawn(Sum, redirect_stdout=Redirect.descriptor(shared.fileno())) as connection:
+                await connection.run(Sum.write, "hello")
+                facts = await connection.run(Sum.facts)
+            assert not [fd for fd in facts["fds"].split() if int(fd) >= 64]
+
+    check(scenario)
+    assert (tmp_path / "shared").read_text() == "init writes to stdout\nhello\n"
+
+
+def test_stderr_before_the_release_arrives_live_and_prefixed(capfd: pytest.CaptureFixture[str]) -> None:
+    """Lines that a worker writes before it is released appear on the spawner's stderr as [WORKER name STDERR]: ..."""
+
+    async def scenario() -> None:
+        with pytest.raises(SpawnError):
+            await spawn_reference("broken_module:Never")
+
+    check(scenario)
+    assert "[WORKER test STDERR]: RuntimeError: this module is broken on purpose\n" in capfd.readouterr().err
+
+
+def test_ten_mebibytes_of_stderr_before_registering_are_no_obstacle() -> None:
+    """A worker that writes 10 MiB to stderr before it registers comes up, and every line arrives, in order."""
+    lines: list[str] = []
+
+    async def scenario() -> None:
+        await spawn_reference("chatty_module:Chatty", on_stderr=lambda _name, line: lines.append(line))
+
+    check(scenario)
+    assert [int(line[:6]) for line in lines] == list(range(10 << 10))
+
+
+# Lives
+
+
+def test_closing_the_connection_ends_a_worker_on_connection_closed() -> None:
+    """CONNECTION_CLOSED: the worker is gone soon after its connection is closed."""
+
+    async def scenario() -> None:
+        connection = await spawn()
+        pid = int((await connection.run(Sum.facts))["pid"])
+        await connection.close()
+        wait_until(lambda: not alive(pid), what="the worker is gone")
+
+    check(scenario)
+
+
+def test_a_heartbeater_worker_outlives_connections_and_ends_on_shutdown() -> None:
+    """HEARTBEATER_CONNECTION_TIMEOUT: spawn returns a handle; closing connections does nothing, shutdown ends it."""
+
+    async def scenario() -> None:
+        handle = await Sum.spawn(
+            1, shutdown_on=ShutdownOn.HEARTBEATER_CONNECTION_TIMEOUT, redirect_stdout=NULL, redirect_stderr=NULL
+        )
+        for total in (2, 3):
+            async with await handle.connect() as connection:
+                assert await connection.run(Sum.add, 1) == total
+                pid = int((await connection.run(Sum.facts))["pid"])
+        await handle.shutdown()
+        wait_until(lambda: not alive(pid), what="the worker is gone")
+        await handle.shutdown()  # idempotent
+        with pytest.raises(OSError, match=re.escape(handle.uri.partition("@")[2])):
+            await handle.connect()
+
+    check(scenario)
+
+
+@pytest.mark.parametrize("stage", ["importing", "initialising", *(one.value for one in ShutdownOn)])
+def test_death_of_the_master(stage: str, tmp_path: Path) -> None:
+    """kill -9 of the master at each stage of a spawn, and after it, leaves no worker; except CALLED_SHUTDOWN_FUNCTION,
+    whose worker lives until it is shut down."""
+    pid_file = tmp_path / "pid"
+    master = subprocess.Popen(
+        [sys.executable, PROGRAMS / "master_program.py", stage, str(pid_file)], stdout=subprocess.PIPE, text=True
+    )
+    assert master.stdout is not None
+    if stage == "initialising":
+        wait_until(lambda: pid_file.exists() and pid_file.read_text(), what="init runs")
+        line = ""
+    else:
+        line = master.stdout.readline()
+    assert workers_of(master.pid)
+    master.kill()
+    master.wait()
+    master.stdout.close()
+    if stage == ShutdownOn.CALLED_SHUTDOWN_FUNCTION.value:
+        uri = line.split()[1]
+
+        async def scenario() -> None:
+            async with await connect(uri) as connection:
+                assert await connection.run(Sum.add, 1) == 1
+            await Handle[Sum](uri.split(":", 1)[1].split("@")[0], uri, "Sum").shutdown()
+
+        check(scenario)
+    wait_until(lambda: not workers_of(master.pid), what="no worker is left")
+
+
+def test_failures_outside_of_calls_reach_on_failure_and_end_the_worker() -> None:
+    """An error after a function returned is given to on_failure with its remote traceback; the worker shuts down."""
+    failures: list[Exception] = []
+
+    async def scenario() -> None:
+        connection = await spawn(on_failure=failures.append)
+        assert await connection.run(Sum.raise_later) == "returned before it"
+        await connection.wait_closed()
+        while not failures:
+            await asyncio.sleep(0.001)
+
+    check(scenario)
+    assert [str(error) for error in failures] == ["after the function had returned"]
+    assert isinstance(failures[0], RuntimeError)
+    assert "in _raise" in "".join(failures[0].__notes__)
+
+
+def test_a_loop_that_ends_with_open_connections_leaves_nothing() -> None:
+    """A program that forgets to close what spawn returned ends its workers with its event loop."""
+
+    async def scenario() -> None:
+        await spawn()
+        await Sum.spawn(
+            shutdown_on=ShutdownOn.HEARTBEATER_CONNECTION_TIMEOUT, redirect_stdout=NULL, redirect_stderr=NULL
+        )
+
+    check(scenario)
+
+
+# Spawns that fail
+
+
+def failure(scenario: Callable[[], Awaitable[Any]]) -> SpawnError:
+    caught: list[SpawnError] = []
+
+    async def attempt() -> None:
+        with pytest.raises(SpawnError) as info:
+            await scenario()
+        caught.append(info.value)
+
+    check(attempt)
+    return caught[0]
+
+
+def test_an_unknown_module_and_class_are_named() -> None:
+    """A worker class that is not there fails the spawn with the name, and the nearest one, in its stderr lines."""
+    error = failure(lambda: spawn_reference("no_such_module:Any"))
+    assert error.stage is Stage.LAUNCHED
+    assert error.cause == "exited with 1"
+    assert error.stderr == ("there is no module 'no_such_module' for the worker 'no_such_module:Any'",)
+    error = failure(lambda: spawn_reference("workers:Sun"))
+    assert error.stderr == ("workers has no worker class 'Sun'; did you mean 'Sum'?",)
+    error = failure(lambda: spawn_reference("workers:Path"))
+    assert error.stderr == ("'workers:Path' is a type, not a subclass of workerlib.Worker",)
+
+
+def test_an_import_error_of_the_workers_module_is_shown_whole() -> None:
+    """The traceback of a module that cannot be imported is in SpawnError."""
+    error = failure(lambda: spawn_reference("broken_module:Never"))
+    assert error.stage is Stage.LAUNCHED
+    assert error.stderr[0] == "Traceback (most recent call last):"
+    assert error.stderr[-1] == "RuntimeError: this module is broken on purpose"
+    assert "broken_module.py" in str(error)
+
+
+def test_types_that_cannot_travel_are_named() -> None:
+    """A function with a type that has no encoding fails the spawn, naming function and argument."""
+    error = failure(lambda: spawn_reference("workers:Impolite"))
+    assert error.stderr == ("Impolite.take_bad_type: an annotation cannot be resolved: name 'Unknown' is not defined",)
+
+
+def test_init_that_raises() -> None:
+    """The error of init is in SpawnError, and the worker is gone."""
+    error = failure(lambda: spawn(RaisesInInit))
+    assert error.stage is Stage.REGISTERED
+    assert error.cause == "raised ValueError in init: init does not like today"
+
+
+@pytest.mark.parametrize("worker", [NeverInitialised, BlocksInInit])
+def test_init_that_never_returns(worker: type[Worker], tmp_path: Path) -> None:
+    """spawn_timeout_s ends a spawn whose init does not return, also when it blocks the loop and ignores SIGTERM."""
+    error = failure(lambda: spawn(worker, str(tmp_path / "pid"), spawn_timeout_s=1.5))
+    assert error.stage is Stage.REGISTERED
+    assert error.cause == "did not return from init within 1.5 s of its launch"
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_a_worker_that_does_not_register_in_time() -> None:
+    """connection_timeout_s ends a spawn whose worker hangs before it registers."""
+    error = failure(lambda: spawn_reference("hanging_module:Any", connection_timeout_s=1.5))
+    assert error.stage is Stage.LAUNCHED
+    assert error.cause == "did not register within 1.5 s"
+    assert error.stderr[0].startswith("importing in ")
+
+
+@pytest.mark.parametrize("victim", ["worker", "foreground"])
+def test_kill_before_registration(victim: str) -> None:
+    """kill -9 of the worker, or of the launched process in the foreground, while the module is imported."""
+
+    def kill(_name: str, line: str) -> None:
+        pid = int(line.removeprefix("importing in "))
+        if victim == "foreground":
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(pid, signal.SIGKILL)
+
+    error = failure(lambda: spawn_reference("hanging_module:Any", on_stderr=kill))
+    assert error.stage is Stage.LAUNCHED
+    assert error.cause == "was killed by SIGKILL"
+
+
+def test_kill_during_init(tmp_path: Path) -> None:
+    """kill -9 of a worker whose init is running fails the spawn at once."""
+    pid_file = tmp_path / "pid"
+
+    async def scenario() -> None:
+        attempt = asyncio.ensure_future(spawn(NeverInitialised, str(pid_file), spawn_timeout_s=50))
+        while not (pid_file.exists() and pid_file.read_text()):
+            await asyncio.sleep(0.01)
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+        await attempt
+
+    error = failure(scenario)
+    assert error.stage is Stage.REGISTERED
+    assert "ended" in error.cause
+
+
+def test_cancelling_a_spawn_leaves_nothing(tmp_path: Path) -> None:
+    """A cancelled spawn has ended its worker when the cancellation is over."""
+    pid_file = tmp_path / "pid"
+
+    async def scenario() -> None:
+        attempt = asyncio.ensure_future(spawn(NeverInitialised, str(pid_file)))
+        while not (pid_file.exists() and pid_file.read_text()):
+            await asyncio.sleep(0.01)
+        attempt.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await attempt
+        assert not alive(int(pid_file.read_text()))
+
+    check(scenario)
+
+
+def test_a_class_that_no_process_can_find_is_refused() -> None:
+    """A class that was defined inside a function cannot be spawned; nothing is started."""
+
+    class Local(Worker): ...
+
+    async def scenario() -> None:
+        with pytest.raises(UsageError, match="defined inside a function"):
+            await spawn(Local)
+        with pytest.raises(UsageError, match="WORKERLIB_WORKER"):
+            await spawn(Sum, env={"WORKERLIB_WORKER": "1"})
+
+    check(scenario)
+
+
+def test_a_program_that_cannot_be_started() -> None:
+    """A missing interpreter or working directory is told with its path."""
+    error = failure(lambda: spawn_reference("workers:Sum", python="/no/such/python"))
+    assert "/no/such/python" in error.cause
+    error = failure(lambda: spawn(Sum, cd="/no/such/directory"))
+    assert "/no/such/directory" in error.stderr[-1]
+
+
+def test_an_output_file_that_cannot_be_opened() -> None:
+    """A redirect to a path that cannot be opened fails the spawn before the release, with the path in its lines."""
+    error = failure(lambda: spawn(Sum, redirect_stdout=Redirect.append("/no/such/directory/out")))
+    assert error.stage is Stage.REGISTERED
+    assert any("/no/such/directory/out" in line for line in error.stderr)
+
+
+# Who may do what
+
+
+def test_a_wrong_token_is_refused_by_master_and_worker() -> None:
+    """Registration needs the token that the master gave out, initialisation and lease need it at the worker."""
+
+    async def scenario() -> None:
+        async with await spawn() as connection:
+            for name, arguments in (("initialise", ["wrong", [], {}]), ("lease", ["wrong"])):
+                with pytest.raises(Exception, match="only the master that spawned this worker may do that"):
+                    await connection.call(name, *arguments, target="workerlib.Control")
+            master = await current_master()
+            async with await connect(str(master.uri)) as other:
+                (worker_id,) = master.workers
+                with pytest.raises(Exception, match="with that token is expected here"):
+                    await other.call("register", worker_id, "wrong")
+                with pytest.raises(Exception, match="with that token is expected here"):
+                    await other.call("register", "nobody", "wrong")
+
+    check(scenario)
+
+
+def test_a_wrong_worker_id_is_refused() -> None:
+    """The id is checked, not the address: a socket that another worker has taken over refuses its old clients."""
+
+    async def scenario() -> None:
+        async with await spawn() as connection:
+            with pytest.raises(HandshakeError, match="no object 'Sum-000000000000' is served here"):
+                await connect(f"PYRO:Sum-000000000000@{connection.uri.location}")
+
+    check(scenario)
+
+
+def test_sockets_and_directories_are_private() -> None:
+    """Sockets have mode 0600 in directories of mode 0700."""
+
+    async def scenario() -> None:
+        async with await spawn() as connection:
+            path = Path(str(connection.uri.location).removeprefix("./u:"))
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+            assert stat.S_IMODE(path.parent.parent.stat().st_mode) == 0o700
+
+    check(scenario)
+
+
+# Calls that go wrong
+
+
+def test_bad_calls_are_refused_before_user_code() -> None:
+    """Wrong argument types with their path, unknown functions with the nearest name, results without an encoding."""
+
+    async def scenario() -> None:
+        async with await spawn() as connection:
+            with pytest.raises(ArgumentError, match=r"Sum.add: argument n: Expected `int`, got `str`"):
+                await connection.run(Sum.add, "five")  # type: ignore[arg-type]
+            with pytest.raises(UnknownFunction, match="has no function 'ad'; did you mean 'add'"):
+                await connection.call("ad", 1)
+            with pytest.raises(ResultError, match="result of Sum.result_that_cannot_travel cannot be encoded"):
+                await connection.run(Sum.result_that_cannot_travel)
+            with pytest.raises(ValueError, match="not this value") as info:
+                await connection.run(Sum.raise_value_error)
+            assert info.value.args == ("not this value", 3)
+            assert "in raise_value_error" in "".join(info.value.__notes__)
+            assert await connection.run(Sum.add, 1) == 1
+
+    check(scenario)
+
+
+def test_a_killed_worker_ends_calls_with_connection_lost() -> None:
+    """Calls under way on a worker that is killed end with ConnectionLost; its socket file goes too."""
+
+    async def scenario() -> None:
+        connection = await spawn()
+        pid = int((await connection.run(Sum.facts))["pid"])
+        stream = connection.run(Sum.squares, 10**9)
+        items = aiter(stream)
+        assert await anext(items) == 0
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ConnectionLost):
+            async for _ in items:
+                pass
+        with pytest.raises(ConnectionLost):
+            await connection.run(Sum.add, 1)
+        path = Path(str(connection.uri.location).removeprefix("./u:"))
+        while path.exists():
+            await asyncio.sleep(0.01)
+
+    check(scenario)
+
+
+# Directories
+
+
+def test_a_directory_that_is_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary directory in which nothing can be made is named in the error."""
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file, not a directory")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    monkeypatch.setattr("tempfile.tempdir", str(blocked))
+
+    async def scenario() -> None:
+        with pytest.raises(UsageError, match=re.escape(str(blocked))):
+            await spawn()
+
+    check(scenario)
+    monkeypatch.undo()
+
+
+def test_a_socket_path_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory whose sockets would have more than 107 bytes is refused with the number and the way out."""
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+
+    async def scenario() -> None:
+        with pytest.raises(UsageError, match="Linux accepts 107: choose a shorter directory"):
+            await spawn()
+
+    check(scenario)
+    monkeypatch.undo()
+
+
+# The Expert path
+
+
+def test_a_program_can_start_its_workers_as_itself() -> None:
+    """With start_master_server, a worker is the same program with worker_command_args and its lineage appended."""
+    result = subprocess.run(
+        [sys.executable, PROGRAMS / "expert_program.py"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.stderr == ""
+    echo, argv = result.stdout.splitlines()
+    assert echo == "HELLO"
+    assert re.search(r"expert_program.py', 'job', 'worker', 'child-of-\d+@\S+', 'Echo'\]$", argv)
+
+
+def test_the_worker_entries_refuse_processes_that_were_not_spawned() -> None:
+    """Both entries say what they are for when a person starts them."""
+    result = subprocess.run([sys.executable, "-m", "workerlib"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "use Worker.spawn" in result.stderr
+    result = subprocess.run(
+        [sys.executable, PROGRAMS / "expert_program.py", "job", "worker"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert "this process was not spawned as a worker" in result.stderr
+
+
+def test_stdin_that_was_read_before_is_told() -> None:
+    """A worker program that has read its stdin before the configuration says so."""
+    result = subprocess.run(
+        [sys.executable, "-m", "workerlib", "workers:Sum"],
+        env={**os.environ, "WORKERLIB_WORKER": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "was stdin read before worker_init_before_async()?" in result.stderr

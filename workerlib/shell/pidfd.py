@@ -1,0 +1,44 @@
+"""Waiting for the end of processes on the event loop, by pidfd: exact, without polling, also for strangers."""
+
+import asyncio
+import contextlib
+import os
+import signal
+
+KILL_AFTER_S = 2.0
+"""Between the polite signal to a process that shall go and SIGKILL."""
+
+
+def _complete(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def wait_pidfd(pidfd: int) -> None:
+    """Waits until the process has ended. It need not be a child; it is not reaped."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    own = os.dup(pidfd)  # a loop keeps one reader for each descriptor, and others may wait for the same process
+    loop.add_reader(own, _complete, ended)
+    try:
+        await ended
+    finally:
+        loop.remove_reader(own)
+        os.close(own)
+
+
+async def end_process(pidfd: int) -> None:
+    """Asks a process to end, waits for that, and kills it when it does not."""
+    own = os.dup(pidfd)
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(own, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(KILL_AFTER_S):
+                await wait_pidfd(own)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(own, signal.SIGKILL)
+            await wait_pidfd(own)
+    finally:
+        os.close(own)
