@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Generic, ParamSpec, Self, TypeVar, cast, overload
@@ -324,13 +325,13 @@ class Connection:
             raise (self._session.closed or Closed(CloseKind.LOCAL, "not yet open")).as_error()
         seq, data = self._session.ping()
         self._pings[seq] = answered = self._loop.create_future()
-        began = self._loop.time()
+        began = time.perf_counter()
         self._wire.write(data)
         try:
             await answered
         finally:
             self._pings.pop(seq, None)
-        return self._loop.time() - began
+        return time.perf_counter() - began  # finer than the loop's clock
 
     def send_abort(self, seq: int, reason: str) -> None:
         if self._wire is not None and self._session.closed is None:

@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
-import time
 import uuid
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -22,15 +22,8 @@ FIRST_BATCH, BATCH = 16, 512
 BATCH_BYTES = 256 << 10
 """The size that a frame of several items should have at most; batches shrink and grow with it."""
 
-HOP_S = 0.002
-"""How long a thread collects items before it hands them over."""
-
 Room = Callable[[], int]
 """How many items the reader has room for now."""
-
-
-_Taken = tuple[list[Any], BaseException | None, bool]
-"""Items from a thread, what the generator raised after them, and whether it has ended."""
 
 
 def one() -> int:
@@ -38,62 +31,80 @@ def one() -> int:
     return 1
 
 
-async def _from_thread(items: Iterator[Any], threads: ThreadPoolExecutor, room: Room) -> AsyncGenerator[Any, None]:
-    """The items of a plain iterator, which may block: taken in a thread, as many as come within HOP_S at a time."""
-    context = contextvars.copy_context()
+class _Thread:
+    """A plain iterator, which may block, taken in a thread: each item is handed to the loop as soon as it is there."""
 
-    def take(most: int) -> _Taken:
-        until = time.monotonic() + HOP_S
-        taken: list[Any] = []
+    def __init__(self, items: Iterator[Any], threads: ThreadPoolExecutor) -> None:
+        self._items = items
+        self._threads = threads
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        self._ready: deque[Any] = deque()
+        self._arrived = asyncio.Event()
+        self._told = False  # whether the loop knows that something is ready
+        self._stopped = False
+        self._running: Future[bool] | None = None
+
+    async def iterate(self, room: Room) -> AsyncGenerator[Any, None]:
+        ready, arrived = self._ready, self._arrived
+        finished: asyncio.Future[bool] | None = None
         try:
-            for item in items:
-                taken.append(item)
-                if len(taken) >= most or time.monotonic() > until:
-                    return taken, None, False
-        except BaseException as error:  # noqa: BLE001 - raised below, after the items that came before it
-            return taken, error, True
-        return taken, None, True
+            more = True
+            while more:
+                self._running = self._threads.submit(self._context.run, self._take, max(1, room()))
+                finished = asyncio.wrap_future(self._running)
+                finished.add_done_callback(lambda _: arrived.set())
+                while ready or not finished.done():
+                    if ready:
+                        yield ready.popleft()
+                        continue
+                    self._told = False
+                    if not ready:
+                        await arrived.wait()
+                        arrived.clear()
+                more = finished.result()
+        finally:
+            self._stopped = True
+            if finished is not None:
+                finished.cancel()
+            if isinstance(self._items, Generator):
+                await self._close(self._items)
 
-    running: Future[_Taken] | None = None
-    try:
-        while True:
-            running = threads.submit(context.run, take, max(1, room()))
-            taken, error, ended = await asyncio.wrap_future(running)
-            running = None
-            for item in taken:
-                yield item
-            if error is not None:
-                raise error
-            if ended:
-                return
-    finally:
-        if isinstance(items, Generator):
-            await _close_in_thread(items, threads, context, running)
+    def _take(self, most: int) -> bool:
+        """Runs in a thread. Takes at most so many items; whether there may be more."""
+        for _ in range(most):
+            if self._stopped:
+                return False
+            try:
+                item = next(self._items)
+            except StopIteration:
+                return False
+            self._ready.append(item)
+            if not self._told:
+                self._told = True
+                with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                    self._loop.call_soon_threadsafe(self._arrived.set)
+        return True
 
+    async def _close(self, items: Generator[Any, None, None]) -> None:
+        """Closes a generator whose cleanup may block, as soon as no thread is inside it any more."""
 
-async def _close_in_thread(
-    items: Generator[Any, None, None],
-    threads: ThreadPoolExecutor,
-    context: contextvars.Context,
-    running: "Future[_Taken] | None",
-) -> None:
-    """Closes a generator whose cleanup may block, as soon as no thread is inside it any more."""
+        def close(_: object = None) -> None:
+            try:
+                self._context.run(items.close)
+            except Exception as error:  # noqa: BLE001 - user code, and nobody is left to tell
+                journal.fail("generator_cleanup_failed", error)
 
-    def close(_: object = None) -> None:
-        try:
-            context.run(items.close)
-        except Exception as error:  # noqa: BLE001 - user code, and nobody is left to tell
-            journal.fail("generator_cleanup_failed", error)
-
-    if running is not None and not running.done() and not running.cancel():
-        running.add_done_callback(close)  # a thread is inside it: that thread closes it when it comes out
-    elif inspect.getgeneratorstate(items) not in {inspect.GEN_CLOSED, inspect.GEN_CREATED}:
-        try:
-            closing = threads.submit(close)
-        except RuntimeError:  # the pool was shut down with the server
-            close()
-        else:
-            await asyncio.shield(asyncio.wrap_future(closing))
+        running = self._running
+        if running is not None and not running.done():
+            running.add_done_callback(close)  # a thread is inside it: that thread closes it when it comes out
+        elif inspect.getgeneratorstate(items) == inspect.GEN_SUSPENDED:
+            try:
+                closing = self._threads.submit(close)
+            except RuntimeError:  # the pool was shut down with the server
+                close()
+            else:
+                await asyncio.shield(asyncio.wrap_future(closing))
 
 
 async def _adopt(items: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
@@ -108,7 +119,7 @@ def as_async(items: Any, threads: ThreadPoolExecutor | None, room: Room = one) -
     if isinstance(items, AsyncIterator):
         return _adopt(items)
     if threads is not None and isinstance(items, Iterator):
-        return _from_thread(items, threads, room)
+        return _Thread(items, threads).iterate(room)
     if inspect.iscoroutine(items):
         items.close()
     raise TypeError(f"a pipe function must be a generator, this one returned a {type(items).__qualname__}")

@@ -63,22 +63,25 @@ class EagerTask(asyncio.Future[None]):
             self._must_cancel = False
             error = asyncio.CancelledError()
         self._waiting_for = None
+        value: Any = None
+        failure: BaseException | None = None
         _enter_task(loop, self)
         try:
             waited = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
         except StopIteration as stop:
-            _leave_task(loop, self)
-            self._finish(stop.value, None)
-        except (KeyboardInterrupt, SystemExit) as fatal:
-            _leave_task(loop, self)
-            self._finish(None, fatal)
-            loop.call_soon(_raise, fatal)  # out of `run_forever`, also where a transport's callback started this step
-        except BaseException as failure:  # noqa: BLE001 - a task's outcome may be any error; `done` decides
-            _leave_task(loop, self)
-            self._finish(None, failure)
+            value = stop.value
+        except BaseException as raised:  # noqa: BLE001 - a task's outcome may be any error; `done` decides
+            failure = raised
         else:
             _leave_task(loop, self)
             self._suspend(waited)
+            return
+        # Outside of the `except` blocks: an error that `done` makes must not have the result as its context.
+        _leave_task(loop, self)
+        self._finish(value, failure)
+        if isinstance(failure, (KeyboardInterrupt, SystemExit)):
+            loop.call_soon(_raise, failure)  # out of `run_forever`, also where a transport's callback started this step
+        failure = None  # its traceback holds this frame
 
     def _suspend(self, waited: Any) -> None:
         if not self._registered:
