@@ -1,0 +1,254 @@
+"""Calls: `add(i) -> i + 1` in another process over a Unix socket, one at a time, and many in flight."""
+
+import asyncio
+import multiprocessing
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.managers import BaseManager
+from typing import Any
+
+from ends import other_end, socket_path, us_per_await, us_per_call
+from harness import OURS, PYTHON, Bench, Budget, Row
+
+RAW = "raw socketpair"
+PIPE = "multiprocessing.Pipe"
+IN_FLIGHT = 100
+
+
+def raw_socketpair(seconds: float) -> float:
+    """32 bytes there and back with nothing around: what the kernel and Python's socket objects take."""
+    here, there = socket.socketpair()
+
+    def serve(ready: Callable[[str], object]) -> None:
+        here.close()
+        ready("")
+        while data := there.recv(64):
+            there.send(data)
+
+    with here, other_end(serve):
+        there.close()
+
+        def call(_: int) -> None:
+            here.send(b"x" * 32)
+            here.recv(64)
+
+        return us_per_call(call, seconds)
+
+
+def multiprocessing_pipe(seconds: float) -> float:
+    here, there = multiprocessing.Pipe()
+
+    def serve(ready: Callable[[str], object]) -> None:
+        here.close()
+        ready("")
+        while True:
+            _, number = there.recv()
+            there.send(number + 1)
+
+    with here, other_end(serve):
+        there.close()
+
+        def call(number: int) -> Any:
+            here.send(("add", number))
+            return here.recv()
+
+        return us_per_call(call, seconds)
+
+
+class PlainAdder:
+    def add(self, number: int) -> int:
+        return number + 1
+
+
+class AdderManager(BaseManager):
+    pass
+
+
+AdderManager.register("adder", PlainAdder)
+
+
+def multiprocessing_manager(seconds: float) -> float:
+    manager = AdderManager(ctx=multiprocessing.get_context("fork"))
+    manager.start()
+    try:
+        return us_per_call(manager.adder().add, seconds)
+    finally:
+        manager.shutdown()
+
+
+@contextmanager
+def pyro_proxy(serializer: str) -> Iterator[Any]:
+    """A stock proxy to a stock daemon, as Pyro5 comes: its threaded server."""
+    import Pyro5.api
+
+    Pyro5.api.config.SERIALIZER = serializer
+    with socket_path() as path:
+
+        def serve(ready: Callable[[str], object]) -> None:
+            class PyroAdder:
+                def add(self, number: int) -> int:
+                    return number + 1
+
+                def numbers(self, below: int) -> Any:
+                    yield from range(below)
+
+                def text(self, size: int) -> str:
+                    return "x" * size
+
+            daemon = Pyro5.api.Daemon(unixsocket=path)
+            uri = daemon.register(Pyro5.api.expose(PyroAdder)(), "adder")
+            ready(str(uri))
+            daemon.requestLoop()
+
+        with other_end(serve) as uri, Pyro5.api.Proxy(uri) as proxy:
+            yield proxy
+
+
+def pyro(serializer: str) -> Callable[[float], float]:
+    def measure(seconds: float) -> float:
+        with pyro_proxy(serializer) as proxy:
+            return us_per_call(proxy.add, seconds)
+
+    return measure
+
+
+def pyro_batch(seconds: float) -> float:
+    """Stock Pyro5's way to have many calls under way: a batch."""
+    import Pyro5.api
+
+    with pyro_proxy("msgpack") as proxy:
+
+        def call(_: int) -> None:
+            batch = Pyro5.api.BatchProxy(proxy)
+            for number in range(IN_FLIGHT):
+                batch.add(number)
+            for _result in batch():
+                pass
+
+        return 1e3 * IN_FLIGHT / us_per_call(call, seconds, chunk=1)
+
+
+def rpyc(seconds: float) -> float:
+    import rpyc
+    from rpyc.utils.factory import unix_connect
+    from rpyc.utils.server import ThreadedServer
+
+    class Service(rpyc.Service):
+        def exposed_add(self, number: int) -> int:
+            return number + 1
+
+    with socket_path() as path:
+
+        def serve(ready: Callable[[str], object]) -> None:
+            server = ThreadedServer(Service, socket_path=path)
+            server.listener.listen(8)
+            ready("")
+            server.start()
+
+        with other_end(serve):
+            connection = unix_connect(path)
+            try:
+                return us_per_call(connection.root.add, seconds)
+            finally:
+                connection.close()
+
+
+def execnet(seconds: float) -> float:
+    import execnet
+
+    group = execnet.Group()
+    channel = group.makegateway(f"popen//python={PYTHON}").remote_exec(
+        "for number in channel:\n    channel.send(number + 1)"
+    )
+    try:
+
+        def call(number: int) -> Any:
+            channel.send(number)
+            return channel.receive()
+
+        return us_per_call(call, seconds)
+    finally:
+        group.terminate(timeout=1.0)
+
+
+def ours(seconds: float) -> float:
+    from ours import Adder, with_connection
+
+    return with_connection(lambda connection: us_per_await(lambda n: connection.run(Adder.add, n), seconds))
+
+
+def ours_in_flight(seconds: float) -> float:
+    """Thousand calls a second, with 100 under way."""
+    from ours import Adder, with_connection
+
+    async def body(connection: Any) -> float:
+        async def wave(_: int) -> None:
+            await asyncio.gather(*[connection.run(Adder.add, n) for n in range(IN_FLIGHT)])
+
+        return 1e3 * IN_FLIGHT / await us_per_await(wave, seconds, chunk=1)
+
+    return with_connection(body)
+
+
+def stock_proxy_to_us(seconds: float) -> float:
+    """A stock Pyro5 client that calls our server."""
+    import Pyro5.api
+    from ours import served
+
+    Pyro5.api.config.SERIALIZER = "msgpack"
+    with served() as uri, Pyro5.api.Proxy(str(uri)) as proxy:
+        return us_per_call(proxy.add, seconds)
+
+
+SEQUENTIAL = {
+    RAW: raw_socketpair,
+    OURS: ours,
+    PIPE: multiprocessing_pipe,
+    "multiprocessing.managers": multiprocessing_manager,
+    "Pyro5 msgpack": pyro("msgpack"),
+    "Pyro5 serpent": pyro("serpent"),
+    "rpyc": rpyc,
+    "execnet": execnet,
+    "Pyro5 Proxy to us": stock_proxy_to_us,
+}
+MANY = {"many: workerlib": ours_in_flight, "many: Pyro5 batch": pyro_batch}
+CASES: dict[str, Callable[[float], float]] = {**SEQUENTIAL, **MANY}
+
+
+def rows(bench: Bench) -> Iterator[Row]:
+    for pinned in (True, False):
+        series, trouble = bench.programs_in_turns("calls", "calls", list(SEQUENTIAL), pinned=pinned)
+        to_us = series.pop("Pyro5 Proxy to us", None)
+        limit, own = series.pop(RAW, None), series.pop(OURS, None)
+        where = "pinned" if pinned else "unpinned"
+        yield Row(
+            name=f"call, one at a time, {where}",
+            what="add(i) over a Unix socket",
+            unit="µs",
+            ours=own,
+            limit=limit,
+            others=tuple(series.values()),
+            budget=Budget(times_limit=1.8, ahead=True) if pinned else None,
+            skipped="; ".join(trouble),
+        )
+        if to_us is not None and "Pyro5 msgpack" in series:
+            yield Row(
+                name=f"stock Proxy to our server, {where}",
+                what="the same by Pyro5.api.Proxy",
+                unit="µs",
+                ours=to_us,
+                others=(series["Pyro5 msgpack"],),
+            )
+    for pinned in (True, False):
+        series, trouble = bench.programs_in_turns("calls in flight", "calls", list(MANY), pinned=pinned)
+        yield Row(
+            name=f"calls, {IN_FLIGHT} in flight, {'pinned' if pinned else 'unpinned'}",
+            what="add(i), gathered",
+            unit="k/s",
+            ours=series.get("many: workerlib"),
+            others=tuple(one.named("Pyro5 batch") for name, one in series.items() if name != "many: workerlib"),
+            budget=None if pinned else Budget(at_least=100),
+            more_is_better=True,
+            skipped="; ".join(trouble),
+        )
