@@ -26,6 +26,7 @@ from workerlib.errors import UsageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
 
@@ -106,7 +107,7 @@ def read_parameters(call: Callable[..., Any], skip: int) -> tuple[Parameters, An
     return parameters, hints.get("return", Any)
 
 
-class Function(Generic[P, R]):
+class Function(Generic[P, R_co]):
     """One function of a worker class: a name, a kind, and types. Made by the decorators below.
 
     Taken from the class (`Sum.add`) it is the Function, to be given to `Connection.run`; taken from an instance it is
@@ -153,7 +154,7 @@ class Function(Generic[P, R]):
         return f"<{self.kind.value} {self.qualified_name}>"
 
 
-class Rpc(Function[P, R]):
+class Rpc(Function[P, R_co]):
     """One call, one result. Dispatch with `await connection.run(Sum.add, 5)`."""
 
     kind = Kind.RPC
@@ -165,7 +166,7 @@ class OneWay(Function[P, None]):
     kind = Kind.ONE_WAY
 
 
-class Pipe(Function[P, R]):
+class Pipe(Function[P, R_co]):
     """One call, a stream of results. Dispatch with `async for item in connection.run(Sum.squares, 4)`.
 
     The caller's pace reaches the generator: it is not resumed while the caller has not granted room for more items.

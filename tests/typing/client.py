@@ -27,6 +27,9 @@ async def calls(connection: Connection) -> None:
         assert_type(price, Price)
     async for count in connection.run(Shop.counts, "tea"):
         assert_type(count, int)
+    print(await connection.run(Shop.stock, "tea"))  # what is expected of the result does not change the function's type
+    stock: float | None = await connection.run(Shop.stock, "tea")
+    print(stock)
 
 
 async def wrong_calls(connection: Connection) -> None:
