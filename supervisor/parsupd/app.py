@@ -11,16 +11,16 @@ from typing import Any
 
 import click
 
-from parsupd.control import OBJECT as SUPERVISOR
 from parsupd.control import Supervisor
 from parsupd.core import events as told
+from parsupd.core.addresses import SOCKET, SUPERVISOR
 from parsupd.core.fleet import Fleet
 from parsupd.core.unitfile import ConfigurationError, include_patterns, parse
 from parsupd.core.units import Configuration, LogFormat
 from parsupd.executor import Executor, Place
 from parsupd.shell import journal, leftovers, nameserver
 from parsupd.shell.children import Children
-from parsupd.shell.store import SOCKET, Lock, read_config_text, runtime_dir, state_dir
+from parsupd.shell.store import Lock, read_config_text, runtime_dir, state_dir
 from workerlib import Master, RpcSettings, UsageError, __version__
 from workerlib.core.uri import UnixLocation, Uri
 from workerlib.launchers.local import LocalLauncher

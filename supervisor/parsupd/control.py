@@ -17,8 +17,6 @@ from parsupd.core.units import ActiveState, Incarnation, SubState
 from parsupd.executor import Executor
 from workerlib import __version__, rpc
 
-OBJECT = "parsup.Supervisor"
-
 UP = frozenset({SubState.RUNNING, SubState.EXITED})
 AT_REST = frozenset({SubState.DEAD, SubState.FAILED})
 

@@ -14,13 +14,14 @@ from typing import Any, assert_never
 
 from parsupd.core import effects as do
 from parsupd.core import events as told
+from parsupd.core.addresses import SOCKET
 from parsupd.core.fleet import Fleet
 from parsupd.core.unitfile import ConfigurationError, parse_environment
 from parsupd.core.units import ExitCause, InstanceName, Output, OutputKind, UnitSpec, UnitType
 from parsupd.shell.children import Child, Children
 from parsupd.shell.leftovers import TOKEN, token_of
 from parsupd.shell.nameserver import Names
-from parsupd.shell.store import SOCKET, open_output
+from parsupd.shell.store import open_output
 from workerlib import Master, Redirect, ShutdownOn, SpawnError, UsageError
 from workerlib.core.daemonizing import ExitCause as Exit
 from workerlib.core.daemonizing import Exited as ExitedWith

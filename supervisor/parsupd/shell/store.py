@@ -5,11 +5,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from parsupd.core.addresses import SOCKET
 from workerlib import UsageError
 from workerlib.core.uri import check_socket_path
 from workerlib.shell.private_dir import make_private
-
-SOCKET = "parsupd.sock"
 
 
 def runtime_dir(given: str | None, configured: str, env: Mapping[str, str]) -> Path:

@@ -1,0 +1,186 @@
+"""The commands that change units: start, stop, restart; and wait, shutdown."""
+
+import os
+import select
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from parsupd.ctl import output, render
+from parsupd.ctl.client import FAILED, Failure, complete_unit, daemon
+
+units_argument = click.argument("units", metavar="UNIT...", nargs=-1, required=True, shell_complete=complete_unit)
+no_wait_option = click.option("--no-wait", is_flag=True, help="Return at once, not when it is done.")
+timeout_option = click.option(
+    "--timeout",
+    "timeout_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Give up waiting after so long, with exit status 1; what was asked for goes on.  [default: never]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, as `status --json` does.")
+
+STATES = ("active", "inactive", "failed", "activating", "deactivating")
+"""For `wait --for`; a test compares them with ActiveState."""
+
+Infos = list[dict[str, Any]]
+
+
+def _report(found: Infos, as_json: bool) -> None:
+    if as_json:
+        output.as_json(found)
+        return
+    paint = output.painter()
+    for info in found:
+        click.echo(f"{info['name']} {paint(render.state(info), info['state'])}")
+
+
+def _check_up(found: Infos) -> None:
+    """Raises Failure that names what did not come up, and why."""
+    down = [info for info in found if info["state"] != "active"]
+    if down:
+        lines = [f"{info['name']} is {info['state']}: {info['reason']}" for info in down]
+        hint = f"see `parsupctl why {down[0]['unit']}`"
+        raise Failure("\n".join([*lines, hint]), FAILED)
+
+
+@click.command()
+@units_argument
+@no_wait_option
+@timeout_option
+@json_option
+@click.pass_context
+def start(context: click.Context, units: Sequence[str], no_wait: bool, timeout_s: float | None, as_json: bool) -> None:
+    """Start units, with the units that they require first, and wait until they are ready.
+
+    A UNIT is the name of a unit (all its instances) or of one instance (pricing@2). What is up already stays as it is.
+    A oneshot is ready when it has done its work.
+
+    Exit status 1 when one of them has failed instead, or was not ready within --timeout.
+
+    \b
+    Examples:
+      parsupctl start pricing
+      parsupctl start marketdata pricing --timeout 30
+      parsupctl start pricing --no-wait && parsupctl wait pricing
+    """
+    with daemon(context) as connection:
+        found: Infos = connection.call("start", list(units), wait=not no_wait, timeout_s=timeout_s)
+    _report(found, as_json)
+    if not no_wait:
+        _check_up(found)
+
+
+@click.command()
+@units_argument
+@no_wait_option
+@timeout_option
+@json_option
+@click.pass_context
+def stop(context: click.Context, units: Sequence[str], no_wait: bool, timeout_s: float | None, as_json: bool) -> None:
+    """Stop units, after the units that require them, and wait until no process of them is left.
+
+    What is down already stays so. A stopped unit is not started again by its restart policy.
+
+    \b
+    Examples:
+      parsupctl stop pricing
+      parsupctl stop pricing@2 --timeout 30
+    """
+    with daemon(context) as connection:
+        found: Infos = connection.call("stop", list(units), wait=not no_wait, timeout_s=timeout_s)
+    _report(found, as_json)
+
+
+@click.command()
+@units_argument
+@no_wait_option
+@timeout_option
+@json_option
+@click.pass_context
+def restart(
+    context: click.Context, units: Sequence[str], no_wait: bool, timeout_s: float | None, as_json: bool
+) -> None:
+    """Stop and start units, and wait until they are ready again. What was down is started.
+
+    Exit status as that of `start`.
+
+    \b
+    Examples:
+      parsupctl restart pricing
+      parsupctl restart pricing@1 --timeout 30
+    """
+    with daemon(context) as connection:
+        found: Infos = connection.call("restart", list(units), wait=not no_wait, timeout_s=timeout_s)
+    _report(found, as_json)
+    if not no_wait:
+        _check_up(found)
+
+
+@click.command()
+@units_argument
+@click.option("--for", "state", type=click.Choice(STATES), default="active", show_default=True, help="Which state.")
+@timeout_option
+@json_option
+@click.pass_context
+def wait(context: click.Context, units: Sequence[str], state: str, timeout_s: float | None, as_json: bool) -> None:
+    """Wait until every instance of the units is in a state.
+
+    Nothing is started or stopped. Without --timeout this waits as long as it takes, also for a unit that has failed:
+    somebody may start it again.
+
+    \b
+    Examples:
+      parsupctl wait pricing --timeout 60
+      parsupctl wait report --for inactive
+    """
+    with daemon(context) as connection:
+        found: Infos = connection.call("wait", list(units), state=state, timeout_s=timeout_s)
+    _report(found, as_json)
+
+
+@click.command()
+@click.option(
+    "--exit-code", type=click.IntRange(0, 255), default=0, show_default=True, help="Exit status of the daemon."
+)
+@click.option("--wait", "wait_", is_flag=True, help="Return when the daemon has gone.")
+@timeout_option
+@click.pass_context
+def shutdown(context: click.Context, exit_code: int, wait_: bool, timeout_s: float | None) -> None:
+    """Stop all units in reverse order, then the daemon.
+
+    Under systemd, prefer `systemctl stop parsupd`, which knows that this is wanted.
+
+    \b
+    Examples:
+      parsupctl shutdown --wait
+      parsupctl shutdown --exit-code 3
+    """
+    with daemon(context) as connection:
+        gone = _watch(connection.peer_pid) if wait_ else None
+        connection.call("shutdown", exit_code)
+        if gone is None:
+            return
+        connection.timeout_s = timeout_s
+        began = time.monotonic()
+        connection.wait_closed()
+    left_s = None if timeout_s is None else timeout_s - (time.monotonic() - began)
+    if not gone(left_s):
+        raise Failure(f"the daemon has not gone within {timeout_s:g} s")
+
+
+def _watch(pid: int | None) -> Callable[[float | None], bool]:
+    """A function that waits for the end of a process; of one that is not visible from here, it knows nothing."""
+    try:
+        pidfd = os.pidfd_open(pid or -1)
+    except OSError:
+        return lambda _: True
+
+    def wait_for_end(within_s: float | None) -> bool:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(None if within_s is None else max(0.0, within_s) * 1000))
+
+    return wait_for_end

@@ -1,0 +1,132 @@
+"""The commands that only look: status, list, why, names, info."""
+
+import time
+from typing import Any
+
+import click
+
+from parsupd.core.addresses import NAME_SERVER
+from parsupd.ctl import output, render
+from parsupd.ctl.client import NOT_ACTIVE, Options, complete_unit, daemon, find_socket
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
+
+
+@click.command()
+@click.argument("units", metavar="[UNIT]...", nargs=-1, shell_complete=complete_unit)
+@json_option
+@click.pass_context
+def status(context: click.Context, units: tuple[str, ...], as_json: bool) -> None:
+    """Show the state of units and why they are in it.
+
+    A UNIT is the name of a unit (all its instances) or of one instance (pricing@2). One instance is shown in detail,
+    several as a table; without UNIT, all of them.
+
+    Exit status 3 when a named unit has an instance that is not active, 4 when there is no such unit.
+
+    \b
+    Examples:
+      parsupctl status
+      parsupctl status pricing
+      parsupctl status pricing@1 --json
+    """
+    with daemon(context) as connection:
+        found: list[dict[str, Any]] = connection.call("status", list(units) or None)
+    now = time.time()
+    if as_json:
+        output.as_json(found)
+    elif len(found) == 1:
+        click.echo(render.status(found[0], now, output.painter()))
+    else:
+        output.table(
+            render.STATUS_HEADERS, [render.status_row(info, now) for info in found], [info["state"] for info in found]
+        )
+    if units and any(info["state"] != "active" for info in found):
+        context.exit(NOT_ACTIVE)
+
+
+@click.command(name="list")
+@json_option
+@click.pass_context
+def list_(context: click.Context, as_json: bool) -> None:
+    """List all instances of all units.
+
+    With --json, an array with one object an instance: name, unit, type, state, sub_state, pid, generation, restarts,
+    since (Unix time), uri (empty unless a worker is ready).
+
+    \b
+    Examples:
+      parsupctl list
+      parsupctl list --json | jq -r '.[] | select(.state == "failed") | .name'
+    """
+    with daemon(context) as connection:
+        found: list[dict[str, Any]] = connection.call("status")
+    if as_json:
+        output.as_json([render.only_listed(info) for info in found])
+        return
+    now = time.time()
+    output.table(render.LIST_HEADERS, [render.list_row(info, now) for info in found], [info["state"] for info in found])
+
+
+@click.command()
+@click.argument("unit", shell_complete=complete_unit)
+@json_option
+@click.pass_context
+def why(context: click.Context, unit: str, as_json: bool) -> None:
+    """Tell what happened to a unit: how its last runs ended, what was decided then, and for which reason.
+
+    \b
+    Examples:
+      parsupctl why pricing
+      parsupctl why pricing@2 --json
+    """
+    with daemon(context) as connection:
+        found: list[dict[str, Any]] = connection.call("why", unit)
+    if as_json:
+        output.as_json(found)
+        return
+    now, paint = time.time(), output.painter()
+    click.echo("\n\n".join(render.why(info, now, paint) for info in found))
+
+
+@click.command()
+@json_option
+@click.pass_context
+def names(context: click.Context, as_json: bool) -> None:
+    """List the entries of the name server: workers that are ready, and what other programs have registered.
+
+    Any Pyro5 client can look these names up; a worker's entry is there exactly while it is ready.
+
+    \b
+    Examples:
+      parsupctl names
+      parsupctl names --json
+    """
+    with daemon(context) as connection:
+        found = connection.call("list", target=NAME_SERVER, return_metadata=True)
+    entries = [{"name": name, "uri": uri, "metadata": tags} for name, (uri, tags) in sorted(found.items())]
+    if as_json:
+        output.as_json(entries)
+    else:
+        output.table(render.NAME_HEADERS, [render.name_row(entry) for entry in entries])
+
+
+@click.command()
+@json_option
+@click.pass_context
+def info(context: click.Context, as_json: bool) -> None:
+    """Show the daemon itself: version, pid, runtime directory, socket, and since when it runs.
+
+    \b
+    Example:
+      parsupctl info --json
+    """
+    with daemon(context) as connection:
+        found: dict[str, Any] = connection.call("info")
+        found["socket"] = find_socket(context.find_object(Options) or Options())
+    if as_json:
+        output.as_json(found)
+        return
+    started = f"{render.instant(found['started'])}; {render.ago(found['started'], time.time())}"
+    for label, value in {**found, "started": started}.items():
+        click.echo(f"{label.replace('_', ' '):>12}: {value}")

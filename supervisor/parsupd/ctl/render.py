@@ -1,0 +1,135 @@
+"""What is shown, as text: tables, one instance's status, the story of `why`, durations. Pure: `now` is given."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Info = Mapping[str, Any]
+"""One instance as the daemon describes it."""
+
+Paint = Callable[[str, str], str]
+"""Colours a text by a name of `COLOURS`, or leaves it as it is."""
+
+KEYS = ("name", "unit", "type", "state", "sub_state", "pid", "generation", "restarts", "since", "uri")
+"""The keys of `list --json`: promised to scripts."""
+
+COLOURS = {"active": "green", "failed": "red", "activating": "yellow", "deactivating": "yellow", "inactive": "white"}
+DOTS = {"active": "●", "failed": "✗", "activating": "●", "deactivating": "●", "inactive": "○"}
+
+
+def plain(text: str, _colour: str) -> str:
+    """The Paint of a pipe."""
+    return text
+
+
+def duration(seconds: float) -> str:
+    """At most two units, as systemd writes it: `5min 3s`, `2 days 4h`, `120ms`."""
+    if seconds < 1:
+        return f"{max(0, round(seconds * 1000))}ms"
+    left, parts = round(seconds), []
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        count, left = divmod(left, size)
+        if count:
+            name = (" day" if count == 1 else " days") if unit == "d" else unit
+            parts.append(f"{count}{name}")
+        if parts and unit != "s" and not count and len(parts) == 1:
+            break  # `2 days`, not `2 days 5min`
+    return " ".join(parts[:2])
+
+
+def ago(at: float | None, now: float) -> str:
+    if at is None:
+        return "-"
+    return f"{duration(now - at)} ago" if now >= at else f"in {duration(at - now)}"
+
+
+def instant(at: float) -> str:
+    """Local time with its zone."""
+    return time.strftime("%a %Y-%m-%d %H:%M:%S %Z", time.localtime(at))
+
+
+def state(info: Info) -> str:
+    return f"{info['state']} ({info['sub_state']})"
+
+
+def align(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns for a pipe: two blanks between them, none at the ends of lines."""
+    widths = [max(len(row[column]) for row in (headers, *rows)) for column in range(len(headers))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (headers, *rows))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+LIST_HEADERS = ("NAME", "TYPE", "STATE", "PID", "GENERATION", "RESTARTS", "SINCE")
+
+
+def list_row(info: Info, now: float) -> tuple[str, ...]:
+    pid = str(info["pid"] or "-")
+    counts = str(info["generation"]), str(info["restarts"])
+    return (info["name"], info["type"], state(info), pid, *counts, ago(info["since"], now))
+
+
+STATUS_HEADERS = ("NAME", "STATE", "PID", "SINCE", "REASON")
+
+
+def status_row(info: Info, now: float) -> tuple[str, ...]:
+    return info["name"], state(info), str(info["pid"] or "-"), ago(info["since"], now), info["reason"]
+
+
+NAME_HEADERS = ("NAME", "URI", "METADATA")
+
+
+def name_row(entry: Info) -> tuple[str, ...]:
+    return entry["name"], entry["uri"], " ".join(entry["metadata"])
+
+
+def status(info: Info, now: float, paint: Paint = plain) -> str:
+    """One instance, as systemctl shows a service."""
+    colour = info["state"]
+    title = f"{info['name']} - {info['description']}" if info["description"] else info["name"]
+    since = f" since {instant(info['since'])}; {ago(info['since'], now)}" if info["since"] is not None else ""
+    lines = [
+        ("Type", info["type"]),
+        ("Active", paint(state(info), colour) + since),
+        ("Reason", info["reason"]),
+        ("Target", info["target"]),
+        ("Main PID", str(info["pid"] or "")),
+        ("Run", f"{info['generation']} ({plural(info['restarts'], 'restart')})" if info["generation"] else ""),
+        ("URI", info["uri"]),
+    ]
+    shown = [f"{label:>10}: {value}" for label, value in lines if value]
+    return "\n".join([f"{paint(DOTS.get(colour, '●'), colour)} {title}", *shown])
+
+
+def plural(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def why(info: Info, now: float, paint: Paint = plain) -> str:
+    """What happened to one instance, newest run first."""
+    lines = [f"{info['name']} is {paint(state(info), info['state'])}: {info['reason']}"]
+    if info["next_attempt_at"] is not None:
+        lines.append(f"  next attempt {ago(info['next_attempt_at'], now)}")
+    lines += [line for run in reversed(info["incarnations"]) for line in _run(run, now)]
+    if info["story"]:
+        lines.append("  what happened:")
+        lines += [f"    {ago(entry['at'], now):>16}  {entry['event']}: {entry['reason']}" for entry in info["story"]]
+    return "\n".join(lines)
+
+
+def _run(run: Info, now: float) -> list[str]:
+    lasted = duration(run["ended_at"] - run["started_at"])
+    ready = f"ready after {duration(run['ready_at'] - run['started_at'])}" if run["ready_at"] else "never ready"
+    pid = f"pid {run['pid']}" if run["pid"] else "no process"
+    lines = [
+        f"  run {run['generation']} ({pid}) {run['cause']}, {ago(run['ended_at'], now)}, after {lasted}; {ready}",
+        f"    {'restarted' if run['restarted'] else 'not restarted'}: {run['reason']}",
+    ]
+    if run["lines"]:
+        lines.append("    its last lines on stderr:")
+        lines += [f"      {line}" for line in run["lines"]]
+    return lines
+
+
+def only_listed(info: Info) -> dict[str, Any]:
+    """One object of `list --json`."""
+    return {key: info[key] for key in KEYS}
