@@ -295,6 +295,21 @@ def test_one_instance_can_be_stopped_and_restarted_alone() -> None:
     assert stage.do(DeadlineReached(), 0.1) == ["spawn a@1"]
 
 
+def test_stopping_the_last_instance_is_stopping_the_unit() -> None:
+    """By whatever name: dependants go first, and are not left without what they require (found by the random world)."""
+    stage = chain()
+    assert stage.do(Stop("db@1")) == ["signal web@1 15"]
+    stage = Stage(unit("a", requires="b"), unit("b", instances=2))
+    stage.do(Start("b"))
+    for name in ("b@1", "b@2"):
+        stage.up(name)
+    stage.do(Start("a"))
+    stage.up("a@1")
+    assert stage.do(Stop("b@2")) == ["signal b@2 15"]
+    assert stage.do(Stop("b@1")) == ["signal a@1 15"]
+    assert stage.down("a@1") == ["signal b@1 15"]
+
+
 def test_commands_are_idempotent() -> None:
     """Start of what is up and stop of what is down do nothing and succeed."""
     stage = chain()

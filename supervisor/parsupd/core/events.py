@@ -111,7 +111,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Command: stop a unit and the units that require it, those first; or one instance alone."""
+    """Command: stop a unit and the units that require it, those first; or one instance of several alone."""
 
     name: str
     reason: str = "stop requested"
@@ -119,7 +119,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """Command: restart a unit and the running units that require it; or one instance alone."""
+    """Command: restart a unit and the running units that require it; or one instance of several alone."""
 
     name: str
     reason: str = "restart requested"

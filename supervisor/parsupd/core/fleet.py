@@ -14,7 +14,8 @@ What the dependencies mean, U being the unit that names V:
 * Stop goes the other way: V gets its stop only when every U that is also being stopped is down. When V fails by itself
   meanwhile, it is cleared away at once.
 * Restart of V restarts, in the same order, the units that require it and run; they wait for V as at a start.
-* Stop or restart of one instance (`V@2`) concerns that instance alone; while it is down by request it is not wanted.
+* Stop or restart of one instance (`V@2`) concerns that instance alone as long as another one is wanted, else the unit.
+  While an instance is down by request it is not wanted.
 """
 
 import difflib
@@ -307,18 +308,23 @@ class Fleet:
 
     def _stop(self, name: str, reason: str) -> None:
         instances = self.instances(name)
-        if name in self._units:
-            self._ask_dependants(name, StopOrder(f"it requires {name}: {reason}"), ALIVE)
+        if self._are_the_unit(instances):
+            self._ask_dependants(instances[0].unit, StopOrder(f"it requires {name}: {reason}"), ALIVE)
         for instance in instances:
             self._ask(instance, StopOrder(reason))
 
     def _restart(self, name: str, reason: str) -> None:
         instances = self.instances(name)
         self._pull_in(dict.fromkeys(instances), reason)
-        if name in self._units:
-            self._ask_dependants(name, RestartOrder(f"it requires {name}: {reason}"), SERVING)
+        if self._are_the_unit(instances):
+            self._ask_dependants(instances[0].unit, RestartOrder(f"it requires {name}: {reason}"), SERVING)
         for instance in instances:
             self._ask(instance, RestartOrder(reason))
+
+    def _are_the_unit(self, instances: tuple[InstanceName, ...]) -> bool:
+        """Whether these are all the wanted instances of their unit."""
+        wanted = sum(self._parts[instance].wanted for instance in instances)
+        return bool(instances) and self._units[instances[0].unit].tally.wanted == wanted
 
     def _shut_down(self, reason: str, exit_code: int) -> None:
         if self.shutting_down:
