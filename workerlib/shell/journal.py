@@ -43,16 +43,35 @@ def fail(event: str, error: BaseException | None = None, **fields: Any) -> None:
 
 def configure_worker(name: str) -> None:
     """Sends the records of a worker process to its stderr, each with the worker's name. Called by the entry point."""
-    import structlog  # noqa: PLC0415
+    root = logging.getLogger()
+    root.handlers[:] = [_WorkerHandler(name)]
+    root.setLevel(logging.INFO)
+
+
+class _WorkerHandler(logging.StreamHandler[Any]):
+    """Writes to stderr; makes its formatter, and so loads structlog, when the first record comes."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def format(self, record: logging.LogRecord) -> str:
+        if self.formatter is None:
+            self.formatter = _formatter(self._worker)
+        return super().format(record)
+
+
+def _formatter(worker: str) -> logging.Formatter:
+    import structlog  # noqa: PLC0415 - see _logger
 
     stamp: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso"),
-        lambda _logger, _method, record: {"worker": name, **record},
+        lambda _logger, _method, record: {"worker": worker, **record},
     ]
     last = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    formatter = structlog.stdlib.ProcessorFormatter(
+    return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=stamp,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
@@ -60,8 +79,3 @@ def configure_worker(name: str) -> None:
             last,
         ],
     )
-    handler = logging.StreamHandler()
-    handler.setFormatter(formatter)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
