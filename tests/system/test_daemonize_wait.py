@@ -272,6 +272,14 @@ def test_no_exit_is_overlooked(start: Start) -> None:
     program.gone()
 
 
+def test_a_release_is_not_overlooked_for_the_exit_behind_it(start: Start) -> None:
+    """A daemon that releases its caller and ends at once has released it, also when the exit is seen first."""
+    program = start("release_and_exit")
+    program.report("daemon")
+    program.foreground.send_signal(signal.SIGHUP)
+    assert program.finish() == (0, "", "")
+
+
 def test_much_output_before_the_release(start: Start) -> None:
     """10 MiB on stderr arrive complete, and the pipe that fills up meanwhile blocks nothing but the daemon."""
     program = start("much")

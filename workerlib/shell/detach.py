@@ -85,7 +85,7 @@ class Release:
         _redirect(stdout, stderr)
         process.clear_parent_death_signal()
         # A foreground process that died before this write is noticed by it: nobody else reads the pipe. When it dies
-        # later, but before it exits 0, its caller sees a failure while the daemon lives: no order of steps closes that gap.
+        # later, but before it exits 0, its caller sees a failure while the daemon lives: no order of steps closes that.
         _tell(self._pipe, encode(Released()))
         os.close(self._pipe)
         self._pipe = -1

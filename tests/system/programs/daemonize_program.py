@@ -238,6 +238,26 @@ def late_exit():
     release(OUT, ERR)
 
 
+def release_and_exit():
+    """The daemon releases and ends just before the foreground process looks for exits."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    reading, writing = os.pipe()
+    reap = detach.process.reap
+
+    def late():
+        if (FOLDER / "daemon").exists():
+            os.write(writing, b"x")
+            os.waitid(os.P_PID, json.loads((FOLDER / "daemon").read_text()), os.WEXITED | os.WNOWAIT)
+        return reap()
+
+    detach.process.reap = late
+    release = daemonize_wait(preserve_fds=[reading])
+    write("daemon", os.getpid())
+    os.read(reading, 1)
+    release(OUT, ERR)
+    os._exit(3)
+
+
 def much():
     release = daemonize_wait()
     for _ in range(10 * 16):
