@@ -76,6 +76,16 @@ def identifiers(table: str) -> dict[str, int]:
     return {name: int(count.replace(",", "")) for name, count in pairs}
 
 
+def check_the_readmes_sample(stdout: str, records: list[dict[str, object]]) -> None:
+    """The README shows the same table, and only transitions that this run had too."""
+    sample = (ROOT / "README.md").read_text().partition("<!-- output of make run -->")[2].partition("\n```\n")[0]
+    assert figures(sample).keys() == figures(stdout).keys()
+    assert list(identifiers(sample))[:2] == list(identifiers(stdout))[:2]
+    happened = {(record["unit"], record["new"], record["reason"]) for record in records if "new" in record}
+    shown = re.findall(r"^[\d:]+ (\w+@\d) +(\w+) +(.+)$", sample, re.MULTILINE)
+    assert {line for line in shown if line[1] != "ended"} <= happened
+
+
 @pytest.mark.timeout(400)
 def test_the_main_job_counts_the_standard_library() -> None:
     """The real command on the real configuration: counts as in one process, by both workers; status 0; nothing left."""
@@ -99,6 +109,7 @@ def test_the_main_job_counts_the_standard_library() -> None:
     assert changes.index(("corpus@1", "stopping")) > changes.index(("report@1", "exited"))
     assert {("corpus@1", "dead"), ("corpus@2", "dead")} <= set(changes)
     assert [record for record in records if record["level"] != "info"] == []
+    check_the_readmes_sample(stdout, records)
 
 
 # On files of its own, and with --json

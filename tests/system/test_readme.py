@@ -194,10 +194,3 @@ def test_the_defaults_of_unit_keys_are_the_codes() -> None:
         assert (tuple(given) if isinstance(given, list) else given) == text, key
         checked.add(key)
     assert len(checked) > 18
-
-
-def test_links_lead_somewhere() -> None:
-    """Each relative link in a document names a file of the repository."""
-    for document in ROOT.glob("*.md"):
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
-            assert (ROOT / target).exists(), f"{document.name}: {target}"

@@ -1,0 +1,38 @@
+"""The documents for contributors say what the code does."""
+
+import re
+
+from test_layers import LAYERS, ROOT
+
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "tests" / "README.md"]
+
+
+def layers_of_the_document() -> dict[str, int]:
+    rows = re.findall(r"^\| (\d) [^|]*\|[^|]*\|([^|]*)\|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    return {module: int(layer) for layer, modules in rows for module in re.findall(r"`([\w.]+)`", modules)}
+
+
+def test_the_layer_table_is_the_one_that_is_held() -> None:
+    """CONTRIBUTING.md lists exactly the modules of the layer test, in the same layers."""
+    assert layers_of_the_document() == LAYERS
+
+
+def test_links_lead_somewhere() -> None:
+    """Each relative link in a document names a file of the repository."""
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_changelog_has_the_version() -> None:
+    """The version of the code has its section in the changelog."""
+    version = re.search(r'__version__ = "(.+)"', (ROOT / "workerlib" / "version.py").read_text())
+    assert version is not None
+    assert f"## [{version[1]}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_folders_of_tests_are_described() -> None:
+    """Each folder of tests has its line in the table of tests/README.md."""
+    text = (ROOT / "tests" / "README.md").read_text()
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and not path.name.startswith("_")}
+    assert {name for name in folders if f"| `{name}/` |" not in text} == set()
