@@ -4,33 +4,41 @@ Nothing is configured at import. A record that cannot be written (full disk, clo
 the next one that can: logging never stops the daemon and never loses silently.
 """
 
-import sys
+import os
 from collections.abc import MutableMapping
-from typing import Any, TextIO
+from typing import Any
 
 import structlog
 
 from parsupd.core.units import LogFormat
 
 
-class _Stream:
-    """stderr, as structlog's loggers want it: writes never raise, losses are counted."""
+class _Lines:
+    """A descriptor, as structlog's loggers want it: writes never raise, losses are counted.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    Nothing is buffered: what a file object could not write it would keep, more and more of it, while a disk is full.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
         self._lost = 0
+        self._torn = False
+        """Whether the last record was written in part."""
 
     def msg(self, message: str) -> None:
         text = message + "\n"
         if self._lost:
-            text = f'{{"event": "log_records_lost", "level": "error", "count": {self._lost}}}\n{text}'
+            lost = f'{{"event": "log_records_lost", "level": "error", "count": {self._lost}}}\n'
+            text = ("\n" if self._torn else "") + lost + text
+        left = memoryview(text.encode(errors="backslashreplace"))
         try:
-            self._stream.write(text)
-            self._stream.flush()
-        except (OSError, ValueError):
+            while left:
+                left = left[os.write(self._fd, left) :]
+                self._torn = True
+        except OSError:
             self._lost += 1
         else:
-            self._lost = 0
+            self._lost, self._torn = 0, False
 
     log = debug = info = warning = warn = error = critical = exception = msg
 
@@ -60,7 +68,7 @@ class _Console:
         details = [str(reason)] if reason else []
         details += [f"{key}={value}" for key, value in rest.items()]
         colour = _COLOUR.get(level) or _COLOUR.get(event, "")
-        what = str(event).replace("_", " ")
+        what = str(event) if " " in str(event) else str(event).replace("_", " ")  # names of events, not what units say
         line = f"{self._in(_DIM, time)} {self._in(_BOLD, f'{subject:<12}')} "
         line += f"{self._in(colour, f'{what:<10}')} {self._in(_DIM, '  '.join(details))}" if details else what
         return f"{line}\n{error}" if error else line
@@ -69,18 +77,18 @@ class _Console:
         return f"\x1b[{colour}m{text}\x1b[0m" if self._colours and colour else text
 
 
-def configure(form: LogFormat, stream: TextIO | None = None) -> Any:
-    """The daemon's logger. AUTO means colours on a terminal, else JSON lines."""
-    stream = stream or sys.stderr
-    console = form is LogFormat.CONSOLE or (form is LogFormat.AUTO and stream.isatty())
+def configure(form: LogFormat, fd: int = 2) -> Any:
+    """The daemon's logger. AUTO means lines for people on a terminal, else JSON lines."""
+    terminal = os.isatty(fd)
+    console = form is LogFormat.CONSOLE or (form is LogFormat.AUTO and terminal)
     if console:
-        last: list[Any] = [structlog.processors.format_exc_info, _Console(colours=stream.isatty())]
+        last: list[Any] = [structlog.processors.format_exc_info, _Console(colours=terminal)]
         stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
     else:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
         stamp = structlog.processors.TimeStamper(fmt="iso")
     return structlog.wrap_logger(
-        _Stream(stream),
+        _Lines(fd),
         processors=[structlog.processors.add_log_level, stamp, *last],
         wrapper_class=structlog.make_filtering_bound_logger(20),
     )
