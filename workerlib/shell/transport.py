@@ -23,6 +23,9 @@ from workerlib.errors import ProtocolError, UsageError
 from workerlib.shell import journal
 from workerlib.spec import RpcSettings
 
+BACKLOG = 512
+"""Connections that may wait to be accepted."""
+
 WRITE_HIGH_WATER = 1 << 20
 """Bytes that may wait in a connection's write buffer before its producers are held up."""
 
@@ -281,7 +284,7 @@ async def listen(location: Location, factory: Factory, *, tls: ssl.SSLContext | 
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         inode = _bind(sock, location.path)
-        server = await loop.create_unix_server(factory, sock=sock, backlog=512)
+        server = await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG)
     except BaseException:
         sock.close()
         raise
@@ -289,16 +292,22 @@ async def listen(location: Location, factory: Factory, *, tls: ssl.SSLContext | 
 
 
 def _bind(sock: socket.socket, path: str) -> int:
-    """Binds to `path` and makes it private before anybody can connect; returns the file's inode."""
+    """Listens at `path`; returns the file's inode.
+
+    The file gets its name when it is private and listened on, so that nobody finds a socket there that refuses him. A
+    server that starts at the same moment under the same name is kept away by its directory's lock, not here.
+    """
+    if not remove_stale_socket(path):
+        raise OSError(errno.EADDRINUSE, "another server listens here, or it is no socket", path)
+    unready = f"{path[:-1]}~"  # not longer than the path, whose length is limited
+    Path(unready).unlink(missing_ok=True)
     try:
-        sock.bind(path)
+        sock.bind(unready)
+        Path(unready).chmod(0o600)
+        sock.listen(BACKLOG)
+        Path(unready).rename(path)
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise OSError(error.errno, error.strerror, path) from None
-        if not remove_stale_socket(path):
-            raise OSError(errno.EADDRINUSE, "another server listens here, or it is no socket", path) from None
-        sock.bind(path)
-    Path(path).chmod(0o600)
+        raise OSError(error.errno, error.strerror, path) from None
     return Path(path).stat().st_ino
 
 
