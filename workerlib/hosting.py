@@ -154,10 +154,11 @@ class Hosted:
             if self._patience is not None:
                 self._patience.cancel()
             await self._server.close()
+            orphaned = self._master is None or self._master.closed is not None
             if self._master is not None:
                 await self._master.close()
         location = parse_uri(f"PYRO:{self._config.worker_id}@{self._config.location}").location
-        if isinstance(location, UnixLocation):
+        if orphaned and isinstance(location, UnixLocation):
             with contextlib.suppress(OSError):  # the last one of a dead master's workers removes the directory
                 Path(location.path).parent.rmdir()
         return status
