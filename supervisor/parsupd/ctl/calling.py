@@ -118,16 +118,16 @@ def _call(
     with connection:
         connection.timeout_s = timeout_s
         try:
-            _print_result(connection, function, args, kwargs)
+            _print_result(connection, name, function, args, kwargs)
         except Exception as error:  # noqa: BLE001 - whatever the function raises
             raise _as_failure(error, f"{name}.{function}", traceback) from None
 
 
-def _print_result(connection: "Connection", function: str, args: list[Any], kwargs: dict[str, Any]) -> None:
+def _print_result(connection: "Connection", name: str, function: str, args: list[Any], kwargs: dict[str, Any]) -> None:
     from workerlib import Kind  # noqa: PLC0415 - as above
     from workerlib.core.calling import kind_of  # noqa: PLC0415 - as above
 
-    kind = kind_of(function, connection.functions, connection.uri.target)
+    kind = kind_of(function, connection.functions, name)
     result = connection.call(function, *args, **kwargs)
     if kind is Kind.PIPE:
         for item in result:

@@ -112,8 +112,13 @@ def why(info: Info, now: float, paint: Paint = plain) -> str:
     lines += [line for run in reversed(info["incarnations"]) for line in _run(run, now)]
     if info["story"]:
         lines.append("  what happened:")
-        lines += [f"    {ago(entry['at'], now):>16}  {entry['event']}: {entry['reason']}" for entry in info["story"]]
+        lines += [f"    {ago(entry['at'], now):>16}  {_event(entry)}" for entry in info["story"]]
     return "\n".join(lines)
+
+
+def _event(entry: Info) -> str:
+    """The kind of an event and what was decided; its other details are in the JSON."""
+    return f"{entry['event'].partition('(')[0]}: {entry['reason']}"
 
 
 def _run(run: Info, now: float) -> list[str]:
