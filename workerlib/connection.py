@@ -348,15 +348,17 @@ class Connection:
             self._on_closed(cast("Closed", event))
             return
         seq = event.seq
-        if event.type == frames.RESULT and (reply := self._replies.pop(seq, None)) is not None:
+        # What waits is forgotten after it was told: if the frame cannot be read, it ends with the connection.
+        if event.type == frames.RESULT and (reply := self._replies.get(seq)) is not None:
             reply.take(event)
+            del self._replies[seq]
         elif event.type != frames.PING and (stream := self._streams.get(seq)) is not None:
+            stream.take(event)
             # The last frame of a stream: END, ABORT, or a RESULT that is not the start of it.
             if event.type in {frames.END, frames.ABORT} or (
                 event.type == frames.RESULT and event.flags & _STREAM_START != frames.ITEM_STREAM
             ):
                 del self._streams[seq]
-            stream.take(event)
         else:
             self._on_rare_event(event)
 
@@ -367,8 +369,9 @@ class Connection:
             answered = self._pings.pop(event.seq, None)
             if answered is not None and not answered.done():
                 answered.set_result(None)
-        elif event.type == frames.ABORT and (reply := self._replies.pop(event.seq, None)) is not None:
+        elif event.type == frames.ABORT and (reply := self._replies.get(event.seq)) is not None:
             reply.take(event)
+            del self._replies[event.seq]
 
     def _on_closed(self, closed: Closed) -> None:
         if not self._closed.done():
