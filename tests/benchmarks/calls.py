@@ -13,6 +13,8 @@ from harness import OURS, PYTHON, Bench, Budget, Row
 
 RAW = "raw socketpair"
 PIPE = "multiprocessing.Pipe"
+TO_US = "Pyro5 Proxy to us"
+BARE = "bare uvloop"
 IN_FLIGHT = 100
 
 
@@ -172,6 +174,69 @@ def execnet(seconds: float) -> float:
         group.terminate(timeout=1.0)
 
 
+def bare_uvloop(seconds: float) -> float:
+    """The least that an engine on uvloop can do: a header, msgspec on both ends, a coroutine step; no checks at all."""
+    import struct
+
+    import msgspec
+
+    from workerlib.shell.loop import run
+
+    header = struct.Struct("!16sHI18s")
+    encode = msgspec.msgpack.Encoder().encode
+    decode_number = msgspec.msgpack.Decoder(int).decode
+    decode_arguments = msgspec.msgpack.Decoder(tuple[int]).decode
+
+    async def add(number: int) -> int:
+        return number + 1
+
+    class Server(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self.write = transport.write
+
+        def data_received(self, data: bytes) -> None:
+            start, seq, _length, end = header.unpack_from(data)
+            try:
+                add(*decode_arguments(data[40:])).send(None)
+            except StopIteration as stop:
+                body = encode(stop.value)
+                self.write(header.pack(start, seq, len(body), end) + body)
+
+    class Client(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self.write = transport.write
+            self.replies: dict[int, Any] = {}
+            self.seq = 0
+
+        def data_received(self, data: bytes) -> None:
+            _start, seq, _length, _end = header.unpack_from(data)
+            self.replies.pop(seq).set_result(decode_number(data[40:]))
+
+    async def serve(path: str, ready: Callable[[str], object]) -> None:
+        await asyncio.get_running_loop().create_unix_server(Server, path)
+        ready(path)
+        await asyncio.Event().wait()
+
+    async def call(path: str) -> float:
+        loop = asyncio.get_running_loop()
+        transport, client = await loop.create_unix_connection(Client, path)
+
+        def one(number: int) -> Any:
+            client.seq = seq = client.seq + 1 & 0xFFFF
+            reply = client.replies[seq] = loop.create_future()
+            body = encode((number,))
+            client.write(header.pack(b"start", seq, len(body), b"end") + body)
+            return reply
+
+        try:
+            return await us_per_await(one, seconds)
+        finally:
+            transport.close()
+
+    with socket_path() as path, other_end(lambda ready: run(serve(path, ready))):
+        return run(call(path))
+
+
 def ours(seconds: float) -> float:
     from ours import Adder, with_connection
 
@@ -210,7 +275,8 @@ SEQUENTIAL = {
     "Pyro5 serpent": pyro("serpent"),
     "rpyc": rpyc,
     "execnet": execnet,
-    "Pyro5 Proxy to us": stock_proxy_to_us,
+    TO_US: stock_proxy_to_us,
+    BARE: bare_uvloop,
 }
 MANY = {"many: workerlib": ours_in_flight, "many: Pyro5 batch": pyro_batch}
 CASES: dict[str, Callable[[float], float]] = {**SEQUENTIAL, **MANY}
@@ -219,7 +285,8 @@ CASES: dict[str, Callable[[float], float]] = {**SEQUENTIAL, **MANY}
 def rows(bench: Bench) -> Iterator[Row]:
     for pinned in (True, False):
         series, trouble = bench.programs_in_turns("calls", "calls", list(SEQUENTIAL), pinned=pinned)
-        to_us = series.pop("Pyro5 Proxy to us", None)
+        to_us = series.pop(TO_US, None)
+        bare = series.pop(BARE, None)
         limit, own = series.pop(RAW, None), series.pop(OURS, None)
         where = "pinned" if pinned else "unpinned"
         yield Row(
@@ -231,6 +298,13 @@ def rows(bench: Bench) -> Iterator[Row]:
             others=tuple(series.values()),
             budget=Budget(times_limit=1.8, ahead=True) if pinned else None,
             skipped="; ".join(trouble),
+        )
+        yield Row(
+            name=f"the same over bare uvloop, {where}",
+            what="limit: no frames, no checks, no session",
+            unit="µs",
+            ours=own,
+            limit=bare,
         )
         if to_us is not None and "Pyro5 msgpack" in series:
             yield Row(

@@ -170,7 +170,7 @@ class Bench:
 
     @property
     def turns(self) -> int:
-        return 3 if self.quick else 7
+        return 3 if self.quick else 5
 
     @property
     def seconds(self) -> float:
