@@ -46,7 +46,7 @@ def _check_up(found: Infos) -> None:
         raise Failure("\n".join([*lines, hint]), FAILED)
 
 
-@click.command()
+@click.command(short_help="Start units.")
 @units_argument
 @no_wait_option
 @timeout_option
@@ -73,7 +73,7 @@ def start(context: click.Context, units: Sequence[str], no_wait: bool, timeout_s
         _check_up(found)
 
 
-@click.command()
+@click.command(short_help="Stop units.")
 @units_argument
 @no_wait_option
 @timeout_option
@@ -94,7 +94,7 @@ def stop(context: click.Context, units: Sequence[str], no_wait: bool, timeout_s:
     _report(found, as_json)
 
 
-@click.command()
+@click.command(short_help="Stop and start units.")
 @units_argument
 @no_wait_option
 @timeout_option
@@ -119,7 +119,7 @@ def restart(
         _check_up(found)
 
 
-@click.command()
+@click.command(short_help="Wait for a state of units.")
 @units_argument
 @click.option("--for", "state", type=click.Choice(STATES), default="active", show_default=True, help="Which state.")
 @timeout_option
@@ -141,7 +141,7 @@ def wait(context: click.Context, units: Sequence[str], state: str, timeout_s: fl
     _report(found, as_json)
 
 
-@click.command()
+@click.command(short_help="Stop everything.")
 @click.option(
     "--exit-code", type=click.IntRange(0, 255), default=0, show_default=True, help="Exit status of the daemon."
 )

@@ -51,7 +51,7 @@ def _choose(found: list[dict[str, Any]], unit: str, instance: int | None) -> dic
     return ready[0]
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(context_settings={"ignore_unknown_options": True}, short_help="Call a function of a worker.")
 @click.argument("unit", shell_complete=complete_unit)
 @click.argument("function")
 @click.argument("arguments", metavar="[JSON]...", nargs=-1, type=click.UNPROCESSED)
@@ -119,6 +119,8 @@ def _call(
         connection.timeout_s = timeout_s
         try:
             _print_result(connection, name, function, args, kwargs)
+        except Failure:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever the function raises
             raise _as_failure(error, f"{name}.{function}", traceback) from None
 

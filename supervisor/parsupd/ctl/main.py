@@ -43,7 +43,7 @@ def cli(context: click.Context, socket: str | None, runtime_dir: str | None, tim
     context.obj = Options(socket, runtime_dir, timeout_s)
 
 
-@click.command()
+@click.command(short_help="Print the completion script of a shell.")
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
     """Print the script that completes parsupctl's commands, options and unit names in a shell.

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from parsupd.ctl import render
+from parsupd.ctl.client import Failure
 
 
 def on_terminal() -> bool:
@@ -42,17 +43,24 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequen
 
 
 def as_json(value: Any) -> None:
-    """One line, or indented on a terminal. Raises TypeError for what JSON has no form for."""
+    """One line, or indented on a terminal. Raises Failure for what JSON has no form for."""
     import msgspec  # noqa: PLC0415 - `--help` does not pay for it
 
-    data = msgspec.json.encode(value)
+    data = _encode(value)
     if on_terminal():
         data = msgspec.json.format(data, indent=2)
     click.echo(data)
 
 
 def as_json_line(value: Any) -> None:
-    """One line, handed on at once. Raises TypeError as `as_json` does."""
+    """One line, handed on at once. Raises Failure as `as_json` does."""
+    click.echo(_encode(value))  # echo flushes
+
+
+def _encode(value: Any) -> bytes:
     import msgspec  # noqa: PLC0415 - as above
 
-    click.echo(msgspec.json.encode(value))  # echo flushes
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Failure(f"the result has no form in JSON: {error}") from None

@@ -12,7 +12,7 @@ from parsupd.ctl.client import NOT_ACTIVE, Options, complete_unit, daemon, find_
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
 
 
-@click.command()
+@click.command(short_help="Show the state of units, and why.")
 @click.argument("units", metavar="[UNIT]...", nargs=-1, shell_complete=complete_unit)
 @json_option
 @click.pass_context
@@ -45,7 +45,7 @@ def status(context: click.Context, units: tuple[str, ...], as_json: bool) -> Non
         context.exit(NOT_ACTIVE)
 
 
-@click.command(name="list")
+@click.command(name="list", short_help="List all instances.")
 @json_option
 @click.pass_context
 def list_(context: click.Context, as_json: bool) -> None:
@@ -68,7 +68,7 @@ def list_(context: click.Context, as_json: bool) -> None:
     output.table(render.LIST_HEADERS, [render.list_row(info, now) for info in found], [info["state"] for info in found])
 
 
-@click.command()
+@click.command(short_help="Tell what happened to a unit.")
 @click.argument("unit", shell_complete=complete_unit)
 @json_option
 @click.pass_context
@@ -89,7 +89,7 @@ def why(context: click.Context, unit: str, as_json: bool) -> None:
     click.echo("\n\n".join(render.why(info, now, paint) for info in found))
 
 
-@click.command()
+@click.command(short_help="List the name server's entries.")
 @json_option
 @click.pass_context
 def names(context: click.Context, as_json: bool) -> None:
@@ -111,7 +111,7 @@ def names(context: click.Context, as_json: bool) -> None:
         output.table(render.NAME_HEADERS, [render.name_row(entry) for entry in entries])
 
 
-@click.command()
+@click.command(short_help="Show the daemon itself.")
 @json_option
 @click.pass_context
 def info(context: click.Context, as_json: bool) -> None:

@@ -1,0 +1,27 @@
+"""Fixtures of the tests with real processes."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import parsupd_process
+import pytest
+from parsupctl_process import Controlled, StartDaemon
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartDaemon]:
+    """`daemon(config_text)` starts a parsupd and returns when it can be called. It is stopped after the module's tests.
+
+    The text needs no `[parsupd]` table: runtime and state directory are given.
+    """
+    with ExitStack() as stack:
+
+        def start(config: str) -> Controlled:
+            path = tmp_path_factory.mktemp("parsupd") / "parsupd.toml"
+            path.write_text(config)
+            running = Controlled(stack.enter_context(parsupd_process.parsupd(path, "--log", "json")))
+            stack.callback(running.stop)
+            running.daemon.wait_up()
+            return running
+
+        yield start
