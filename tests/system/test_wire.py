@@ -176,6 +176,7 @@ class Everything:
     def thread_blocks(self) -> Iterator[int]:
         try:
             yield 1
+            self.resumed += 1
             self.thread_event.wait(10)
             yield 2
         finally:
@@ -569,6 +570,7 @@ def test_a_thread_inside_a_generator_closes_it_when_it_comes_out(with_worker) ->
         stream = conn.run(Everything.thread_blocks)
         items = aiter(stream)
         assert await asyncio.wait_for(anext(items), 5) == 1
+        await until(lambda: worker.resumed)
         stream.abort()
         await until(lambda: not conn._session._pending)
         assert worker.log == []
