@@ -8,10 +8,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from workerlib.connection import Connection, open_to
 from workerlib.core.config import MARKER, MARKER_VALUE, MAX_SIZE, WorkerConfig, decode_config, split_reference
@@ -33,8 +34,7 @@ SCRIPT_MODULE = "__workerlib_main__"
 """What a script is called while it is loaded for the worker class in it, so that its main part does not run."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerEnv:
+class WorkerEnv(msgspec.Struct, frozen=True):
     """What `worker_init_before_async` found out; give it to `start_worker_server`."""
 
     config: WorkerConfig

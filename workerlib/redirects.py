@@ -1,8 +1,9 @@
 """Where a released daemon's output goes. Purely a value: `workerlib.shell.detach` opens the file."""
 
 import enum
-from dataclasses import dataclass
 from typing import Self
+
+import msgspec
 
 
 class Target(enum.Enum):
@@ -14,8 +15,7 @@ class Target(enum.Enum):
     DESCRIPTOR = "descriptor"
 
 
-@dataclass(frozen=True, slots=True)
-class Redirect:
+class Redirect(msgspec.Struct, frozen=True):
     """Where stdout or stderr goes. Make one with `dev_null()`, `append(path)`, `truncate(path)` or `descriptor(fd)`.
 
     A relative path is resolved in the daemon's working directory. A missing file is made, mode 0666 less the umask.

@@ -11,9 +11,10 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from workerlib.connection import Connection, open_to
 from workerlib.core import spawning
@@ -94,20 +95,19 @@ def print_stderr(name: str, line: str) -> None:
         sys.stderr.flush()
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpawnOptions:
+class SpawnOptions(msgspec.Struct, frozen=True, kw_only=True):
     """All that can be said about one spawn; see `Worker.spawn` for the meaning of each."""
 
     reference: str
     name: str
     args: Sequence[Any] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = msgspec.field(default_factory=dict)
     shutdown_on: ShutdownOn
-    stdout: Redirect = field(default_factory=Redirect.dev_null)
-    stderr: Redirect = field(default_factory=Redirect.dev_null)
+    stdout: Redirect = msgspec.field(default_factory=Redirect.dev_null)
+    stderr: Redirect = msgspec.field(default_factory=Redirect.dev_null)
     cd: str = "/"
     umask: int | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = msgspec.field(default_factory=dict)
     python: str | None = None
     sys_path: Sequence[str] | None = None
     """Where the worker imports from; None: what its interpreter has by itself when it is started in `cd`."""
@@ -121,8 +121,7 @@ class SpawnOptions:
     """Called before the worker is released: by then its pid is known, and its process cannot have been reaped."""
 
 
-@dataclass(eq=False)
-class WorkerRecord:
+class WorkerRecord(msgspec.Struct, eq=False):
     """What the master knows of one worker that it spawned."""
 
     worker_id: str

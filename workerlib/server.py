@@ -8,7 +8,6 @@ import ssl
 import traceback
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, cast
 
 from workerlib.core import frames
@@ -83,14 +82,18 @@ def current_session() -> Session:
     return _session.get()
 
 
-@dataclass(frozen=True, slots=True)
 class Callee:
     """One function of one served object, ready to be called."""
 
-    function: Function[..., Any]
-    signature: Signature
-    method: Callable[..., Any]
-    runs_on_loop: bool
+    __slots__ = ("function", "method", "runs_on_loop", "signature")
+
+    def __init__(
+        self, function: Function[..., Any], signature: Signature, method: Callable[..., Any], *, runs_on_loop: bool
+    ) -> None:
+        self.function = function
+        self.signature = signature
+        self.method = method
+        self.runs_on_loop = runs_on_loop
 
 
 class Servant:
@@ -103,7 +106,9 @@ class Servant:
             signature = Signature(function.qualified_name, function.types.parameters)
             code_flags = function.call.__code__.co_flags if hasattr(function.call, "__code__") else 0
             on_loop = bool(code_flags & (_CO_COROUTINE | _CO_ASYNC_GENERATOR))
-            self.callees[name] = Callee(function, signature, function.call.__get__(worker, type(worker)), on_loop)
+            self.callees[name] = Callee(
+                function, signature, function.call.__get__(worker, type(worker)), runs_on_loop=on_loop
+            )
         self.on_connect = getattr(worker, "connected", None)
         self.connect_signature: Signature | None = None
         if self.on_connect is not None:

@@ -7,7 +7,6 @@ import difflib
 import enum
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from dataclasses import dataclass, fields, replace
 from typing import (
     Any,
     Concatenate,
@@ -21,6 +20,8 @@ from typing import (
     get_type_hints,
     overload,
 )
+
+import msgspec
 
 from workerlib.errors import UsageError
 
@@ -53,8 +54,7 @@ class ShutdownOn(enum.Enum):
     CALLED_SHUTDOWN_FUNCTION = "called_shutdown_function"
 
 
-@dataclass(frozen=True, slots=True)
-class Parameters:
+class Parameters(msgspec.Struct, frozen=True):
     """The parameters of a function after `self`, and the defaults of the last ones."""
 
     names: tuple[str, ...]
@@ -67,8 +67,7 @@ class Parameters:
     """Those of them that have no default."""
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionTypes:
+class FunctionTypes(msgspec.Struct, frozen=True):
     """The types of one function, read once from its annotations; an unannotated place is `Any`."""
 
     parameters: Parameters
@@ -259,8 +258,7 @@ def nearest(name: str, names: object) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-@dataclass(frozen=True, slots=True)
-class RpcSettings:
+class RpcSettings(msgspec.Struct, frozen=True):
     """Bounds and deadlines of a connection. Each side uses its own."""
 
     max_message_size: int = 64 << 20
@@ -279,15 +277,15 @@ class RpcSettings:
     """Items of one stream that may be under way before the reader must have taken some."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
-                raise UsageError(f"RpcSettings.{field.name} must be a positive number, not {value!r}")
+                raise UsageError(f"RpcSettings.{name} must be a positive number, not {value!r}")
 
 
 def parse_settings(text: str, base: RpcSettings, origin: str) -> RpcSettings:
     """Settings from `name=value,name=value` over `base`; `origin` is named in errors. Raises UsageError."""
-    known = {field.name: type(getattr(base, field.name)) for field in fields(base)}
+    known = {name: type(getattr(base, name)) for name in base.__struct_fields__}
     changes: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = (piece.strip() for piece in part.partition("="))
@@ -297,4 +295,4 @@ def parse_settings(text: str, base: RpcSettings, origin: str) -> RpcSettings:
             changes[name] = known[name](value)
         except ValueError:
             raise UsageError(f"{origin}: {name} must be a number, not {value!r}") from None
-    return replace(base, **cast("dict[str, Any]", changes))
+    return msgspec.structs.replace(base, **cast("dict[str, Any]", changes))

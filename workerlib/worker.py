@@ -3,9 +3,10 @@
 import ssl
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, Self, TypeVar, overload
+
+import msgspec
 
 from workerlib.connection import Connection, open_to
 from workerlib.core.payload import Signature
@@ -29,8 +30,7 @@ from workerlib.spec import RpcSettings, ShutdownOn, read_parameters
 W = TypeVar("W")
 
 
-@dataclass(frozen=True)
-class Handle(Generic[W]):
+class Handle(msgspec.Struct, Generic[W], frozen=True):
     """Identifies a worker; can travel in arguments and results. Holding one keeps nothing alive."""
 
     worker_id: str

@@ -15,7 +15,7 @@ Rules:
    releases and ends at once is a success.
 """
 
-from dataclasses import dataclass, replace
+import msgspec
 
 from workerlib.errors import UsageError
 
@@ -31,8 +31,7 @@ class DaemonizeError(UsageError, RuntimeError):
     """The process cannot be daemonized, or cannot be released, as it stands; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exited:
+class Exited(msgspec.Struct, frozen=True):
     """The process ended by itself."""
 
     code: int
@@ -43,8 +42,7 @@ class Exited:
         return self.code
 
 
-@dataclass(frozen=True, slots=True)
-class Killed:
+class Killed(msgspec.Struct, frozen=True):
     """A signal ended the process."""
 
     signal: int
@@ -61,16 +59,14 @@ ExitCause = Exited | Killed
 # What the daemon says on the pipe.
 
 
-@dataclass(frozen=True, slots=True)
-class Announcement:
+class Announcement(msgspec.Struct, frozen=True):
     """The daemon runs detached and dies with its foreground process; `leader` made its session."""
 
     daemon: int
     leader: int
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
+class Released(msgspec.Struct, frozen=True):
     """The daemon lets its caller go."""
 
 
@@ -107,28 +103,24 @@ def _decode_line(line: bytes) -> Message:
 # Events.
 
 
-@dataclass(frozen=True, slots=True)
-class PipeRead:
+class PipeRead(msgspec.Struct, frozen=True):
     """Bytes came from the release pipe."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PipeClosed:
+class PipeClosed(msgspec.Struct, frozen=True):
     """Nobody holds the writing end of the release pipe any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChildExited:
+class ChildExited(msgspec.Struct, frozen=True):
     """A child was reaped: a helper, the daemon, or any orphan that was re-parented to the foreground process."""
 
     pid: int
     cause: ExitCause
 
 
-@dataclass(frozen=True, slots=True)
-class SignalArrived:
+class SignalArrived(msgspec.Struct, frozen=True):
     """Somebody asked the foreground process to end."""
 
     signal: int
@@ -140,23 +132,20 @@ Event = PipeRead | PipeClosed | ChildExited | SignalArrived
 # Effects.
 
 
-@dataclass(frozen=True, slots=True)
-class WatchDaemon:
+class WatchDaemon(msgspec.Struct, frozen=True):
     """From now on wake up when this process exits."""
 
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class PassOn:
+class PassOn(msgspec.Struct, frozen=True):
     """Send the signal to the daemon."""
 
     pid: int
     signal: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(msgspec.Struct, frozen=True):
     """End the foreground process with this status; a message goes to stderr first."""
 
     status: int
@@ -166,8 +155,7 @@ class Finish:
 Effect = WatchDaemon | PassOn | Finish
 
 
-@dataclass(frozen=True, slots=True)
-class Foreground:
+class Foreground(msgspec.Struct, frozen=True):
     """What the foreground process knows. Made once the first child is forked."""
 
     first_child: int
@@ -192,32 +180,32 @@ def step(state: Foreground, event: Event) -> tuple[Foreground, tuple[Effect, ...
     try:
         state, effects = _take(state, event)
     except ValueError as error:
-        return replace(state, finished=True), (Finish(EXIT_NOT_RELEASED, f"release pipe: {error}"),)
+        return msgspec.structs.replace(state, finished=True), (Finish(EXIT_NOT_RELEASED, f"release pipe: {error}"),)
     end = _end(state)
     if end is None:
         return state, effects
-    return replace(state, finished=True), (*effects, end)
+    return msgspec.structs.replace(state, finished=True), (*effects, end)
 
 
 def _take(state: Foreground, event: Event) -> tuple[Foreground, tuple[Effect, ...]]:
     match event:
         case PipeRead(data):
             messages, unread = decode(state.unread + data)
-            state = replace(state, unread=unread)
+            state = msgspec.structs.replace(state, unread=unread)
             effects: tuple[Effect, ...] = ()
             for message in messages:
                 state, more = _hear(state, message)
                 effects += more
             return state, effects
         case PipeClosed():
-            return replace(state, pipe_closed=True), ()
+            return msgspec.structs.replace(state, pipe_closed=True), ()
         case ChildExited(pid):
-            return (replace(state, exits=(*state.exits, event)) if _matters(state, pid) else state), ()
+            return (msgspec.structs.replace(state, exits=(*state.exits, event)) if _matters(state, pid) else state), ()
         case SignalArrived(signal):
             if state.announced is not None:
                 return state, (PassOn(state.announced.daemon, signal),)
             held = state.held_signals
-            return replace(state, held_signals=held if signal in held else (*held, signal)), ()
+            return msgspec.structs.replace(state, held_signals=held if signal in held else (*held, signal)), ()
 
 
 def _hear(state: Foreground, message: Message) -> tuple[Foreground, tuple[Effect, ...]]:
@@ -225,10 +213,10 @@ def _hear(state: Foreground, message: Message) -> tuple[Foreground, tuple[Effect
         case Announcement(daemon, leader):
             known = tuple(gone for gone in state.exits if gone.pid in {state.first_child, leader, daemon})
             signals = tuple(PassOn(daemon, signal) for signal in state.held_signals)
-            state = replace(state, announced=message, exits=known, held_signals=())
+            state = msgspec.structs.replace(state, announced=message, exits=known, held_signals=())
             return state, (WatchDaemon(daemon), *signals)
         case Released():
-            return replace(state, released=True), ()
+            return msgspec.structs.replace(state, released=True), ()
 
 
 def _matters(state: Foreground, pid: int) -> bool:

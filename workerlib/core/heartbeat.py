@@ -6,7 +6,8 @@ peer's answers unread in the socket, so a deadline alone proves nothing (systemd
 """
 
 import enum
-from dataclasses import dataclass, replace
+
+import msgspec
 
 
 class Verdict(enum.Enum):
@@ -15,8 +16,7 @@ class Verdict(enum.Enum):
     LOST = "lost"
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
+class Heartbeat(msgspec.Struct, frozen=True):
     """State of one peer's heartbeat; all times in seconds of one monotonic clock."""
 
     interval_s: float
@@ -35,7 +35,9 @@ class Heartbeat:
             return self, Verdict.FINE
         due_at = now + self.interval_s
         if heard:
-            return replace(self, heard_at=now, due_at=due_at, last_chance=False), Verdict.ASK
+            return msgspec.structs.replace(self, heard_at=now, due_at=due_at, last_chance=False), Verdict.ASK
         if self.last_chance:
             return self, Verdict.LOST
-        return replace(self, due_at=due_at, last_chance=now - self.heard_at >= self.timeout_s), Verdict.ASK
+        return msgspec.structs.replace(
+            self, due_at=due_at, last_chance=now - self.heard_at >= self.timeout_s
+        ), Verdict.ASK

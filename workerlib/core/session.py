@@ -25,8 +25,9 @@ Mutable, unlike the other machines: a copy of the state for each call would cost
 import enum
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from workerlib.core import frames
 from workerlib.core.frames import Frame, FrameParser, Inflate
@@ -65,8 +66,7 @@ class CloseKind(enum.Enum):
     TRANSPORT = "transport error"
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(msgspec.Struct, frozen=True):
     """The last event of a session."""
 
     kind: CloseKind

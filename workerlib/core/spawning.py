@@ -5,7 +5,8 @@ worker's until then. After the release it is the connection to the worker that t
 """
 
 import enum
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from workerlib.errors import Stage
 
@@ -13,38 +14,32 @@ KEPT_LINES = 50
 """Lines of a worker's stderr that are kept for the error."""
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
+class Registered(msgspec.Struct, frozen=True):
     """The worker has called its master with the right id and token."""
 
 
-@dataclass(frozen=True, slots=True)
-class ForegroundExited:
+class ForegroundExited(msgspec.Struct, frozen=True):
     """The launched process has ended: `released` when the daemon let it go, else `cause` tells how it ended."""
 
     released: bool
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
-class Wrote:
+class Wrote(msgspec.Struct, frozen=True):
     """A line on the worker's stderr."""
 
     line: str
 
 
-@dataclass(frozen=True, slots=True)
-class Initialised:
+class Initialised(msgspec.Struct, frozen=True):
     """The worker's `init` has returned."""
 
 
-@dataclass(frozen=True, slots=True)
-class Connected:
+class Connected(msgspec.Struct, frozen=True):
     """The connection that `spawn` returns is open."""
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(msgspec.Struct, frozen=True):
     """The worker was lost, or refused, after its release."""
 
     cause: str
@@ -63,8 +58,7 @@ class Effect(enum.Enum):
     FAIL = "raise SpawnError"
 
 
-@dataclass(frozen=True, slots=True)
-class Spawn:
+class Spawn(msgspec.Struct, frozen=True):
     """State of one spawn; instants in seconds of one monotonic clock."""
 
     register_by: float
@@ -97,7 +91,7 @@ def next_deadline(spawn: Spawn) -> float | None:
 
 
 def _fail(spawn: Spawn, cause: str) -> tuple[Spawn, tuple[Effect, ...]]:
-    return replace(spawn, failure=cause), (Effect.KILL, Effect.FAIL)
+    return msgspec.structs.replace(spawn, failure=cause), (Effect.KILL, Effect.FAIL)
 
 
 def tick(spawn: Spawn, now: float) -> tuple[Spawn, tuple[Effect, ...]]:
@@ -119,19 +113,19 @@ def tick(spawn: Spawn, now: float) -> tuple[Spawn, tuple[Effect, ...]]:
 def step(spawn: Spawn, event: Event) -> tuple[Spawn, tuple[Effect, ...]]:
     """Takes one event. After the end of the spawn only stderr lines are still noted."""
     if isinstance(event, Wrote):
-        return replace(spawn, lines=(*spawn.lines, event.line)[-KEPT_LINES:]), ()
+        return msgspec.structs.replace(spawn, lines=(*spawn.lines, event.line)[-KEPT_LINES:]), ()
     if spawn.over:
         return spawn, ()
     match event:
         case Registered():
-            spawn = replace(spawn, stage=Stage.REGISTERED)
+            spawn = msgspec.structs.replace(spawn, stage=Stage.REGISTERED)
             return spawn, (Effect.INITIALISE,) if spawn.released else ()
         case ForegroundExited(released=True):
-            spawn = replace(spawn, released=True)
+            spawn = msgspec.structs.replace(spawn, released=True)
             return spawn, (Effect.INITIALISE,) if spawn.stage is Stage.REGISTERED else ()
         case ForegroundExited(cause=cause) | Broken(cause):
             return _fail(spawn, cause)
         case Initialised() if spawn.wants_connection:
-            return replace(spawn, stage=Stage.INITIALISED), (Effect.CONNECT,)
+            return msgspec.structs.replace(spawn, stage=Stage.INITIALISED), (Effect.CONNECT,)
         case Initialised() | Connected():
-            return replace(spawn, stage=Stage.READY), (Effect.SUCCEED,)
+            return msgspec.structs.replace(spawn, stage=Stage.READY), (Effect.SUCCEED,)

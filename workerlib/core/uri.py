@@ -1,7 +1,8 @@
 """Pyro5 URIs, `PYRO:object@./u:/path` and `PYRO:object@host:port`, without importing Pyro5."""
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from workerlib.errors import UsageError
 
@@ -12,16 +13,14 @@ _URI = re.compile(r"PYRO:(?P<target>[^\s@]+)@(?P<location>\S+)")
 _TCP = re.compile(r"(?P<host>\[[0-9A-Fa-f:%]+\]|[^:\[\]]+):(?P<port>\d{1,5})")
 
 
-@dataclass(frozen=True, slots=True)
-class UnixLocation:
+class UnixLocation(msgspec.Struct, frozen=True):
     path: str
 
     def __str__(self) -> str:
         return f"./u:{self.path}"
 
 
-@dataclass(frozen=True, slots=True)
-class TcpLocation:
+class TcpLocation(msgspec.Struct, frozen=True):
     host: str
     port: int
 
@@ -32,8 +31,7 @@ class TcpLocation:
 Location = UnixLocation | TcpLocation
 
 
-@dataclass(frozen=True, slots=True)
-class Uri:
+class Uri(msgspec.Struct, frozen=True):
     """Names one object at one location."""
 
     target: str

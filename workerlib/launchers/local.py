@@ -22,7 +22,7 @@ async def wait_by_pidfd(child: "subprocess.Popen[bytes]") -> ExitCause:
     pidfd = os.pidfd_open(child.pid)
     try:
         await wait_pidfd(pidfd)
-        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)  # noqa: ASYNC222 - it has exited
     finally:
         os.close(pidfd)
     assert result is not None

@@ -42,7 +42,7 @@ def base_dir() -> Path:
 
 
 def process_dir() -> Path:
-    """A directory for the sockets of this process and of the workers that it spawns; leftovers of dead ones are removed.
+    """A directory for the sockets of this process and of its workers; leftovers of dead processes are removed.
 
     Its name is the pid and start time of this process, so that nobody takes it for his own after pid reuse.
     """

@@ -13,9 +13,10 @@ import ssl
 import stat
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
+
+import msgspec
 
 from workerlib.core.session import Closed, CloseKind, Event
 from workerlib.core.uri import Location, TcpLocation, UnixLocation, check_socket_path
@@ -30,8 +31,7 @@ WRITE_HIGH_WATER = 1 << 20
 """Bytes that may wait in a connection's write buffer before its producers are held up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True):
     """Who is at the other end: credentials for a Unix socket, the address for TCP."""
 
     address: str
