@@ -95,9 +95,15 @@ class _Thread:
             except Exception as error:  # noqa: BLE001 - user code, and nobody is left to tell
                 journal.fail("generator_cleanup_failed", error)
 
+        def close_in_thread(_: object) -> None:
+            try:
+                self._threads.submit(close)
+            except RuntimeError:  # the pool was shut down with the server
+                close()
+
         running = self._running
         if running is not None and not running.done():
-            running.add_done_callback(close)  # a thread is inside it: that thread closes it when it comes out
+            running.add_done_callback(close_in_thread)  # a thread is inside it: it is closed when that comes out
         elif inspect.getgeneratorstate(items) == inspect.GEN_SUSPENDED:
             try:
                 closing = self._threads.submit(close)
