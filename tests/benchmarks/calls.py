@@ -174,8 +174,11 @@ def execnet(seconds: float) -> float:
         group.terminate(timeout=1.0)
 
 
-def bare_uvloop(seconds: float) -> float:
-    """The least that an engine on uvloop can do: a header, msgspec on both ends, a coroutine step; no checks at all."""
+def bare_uvloop(seconds: float, *, many: bool = False) -> float:
+    """The least that an engine on uvloop can do: a header, msgspec on both ends, a coroutine step; no checks at all.
+
+    With `many`, thousand calls a second with 100 under way.
+    """
     import struct
 
     import msgspec
@@ -195,12 +198,15 @@ def bare_uvloop(seconds: float) -> float:
             self.write = transport.write
 
         def data_received(self, data: bytes) -> None:
-            start, seq, _length, end = header.unpack_from(data)
-            try:
-                add(*decode_arguments(data[40:])).send(None)
-            except StopIteration as stop:
-                body = encode(stop.value)
-                self.write(header.pack(start, seq, len(body), end) + body)
+            at = 0
+            while at < len(data):
+                start, seq, length, end = header.unpack_from(data, at)
+                try:
+                    add(*decode_arguments(data[at + 40 : at + 40 + length])).send(None)
+                except StopIteration as stop:
+                    body = encode(stop.value)
+                    self.write(header.pack(start, seq, len(body), end) + body)
+                at += 40 + length
 
     class Client(asyncio.Protocol):
         def connection_made(self, transport: Any) -> None:
@@ -209,8 +215,11 @@ def bare_uvloop(seconds: float) -> float:
             self.seq = 0
 
         def data_received(self, data: bytes) -> None:
-            _start, seq, _length, _end = header.unpack_from(data)
-            self.replies.pop(seq).set_result(decode_number(data[40:]))
+            at = 0
+            while at < len(data):
+                _start, seq, length, _end = header.unpack_from(data, at)
+                self.replies.pop(seq).set_result(decode_number(data[at + 40 : at + 40 + length]))
+                at += 40 + length
 
     async def serve(path: str, ready: Callable[[str], object]) -> None:
         await asyncio.get_running_loop().create_unix_server(Server, path)
@@ -228,7 +237,12 @@ def bare_uvloop(seconds: float) -> float:
             client.write(header.pack(b"start", seq, len(body), b"end") + body)
             return reply
 
+        async def wave(_: int) -> None:
+            await asyncio.gather(*[one(number) for number in range(IN_FLIGHT)])
+
         try:
+            if many:
+                return 1e3 * IN_FLIGHT / await us_per_await(wave, seconds, chunk=1)
             return await us_per_await(one, seconds)
         finally:
             transport.close()
@@ -278,7 +292,11 @@ SEQUENTIAL = {
     TO_US: stock_proxy_to_us,
     BARE: bare_uvloop,
 }
-MANY = {"many: workerlib": ours_in_flight, "many: Pyro5 batch": pyro_batch}
+MANY = {
+    "many: workerlib": ours_in_flight,
+    "many: bare uvloop": lambda seconds: bare_uvloop(seconds, many=True),
+    "many: Pyro5 batch": pyro_batch,
+}
 CASES: dict[str, Callable[[float], float]] = {**SEQUENTIAL, **MANY}
 
 
@@ -316,12 +334,14 @@ def rows(bench: Bench) -> Iterator[Row]:
             )
     for pinned in (True, False):
         series, trouble = bench.programs_in_turns("calls in flight", "calls", list(MANY), pinned=pinned)
+        batch = series.get("many: Pyro5 batch")
         yield Row(
             name=f"calls, {IN_FLIGHT} in flight, {'pinned' if pinned else 'unpinned'}",
-            what="add(i), gathered",
+            what="add(i), gathered; limit: bare uvloop",
             unit="k/s",
             ours=series.get("many: workerlib"),
-            others=tuple(one.named("Pyro5 batch") for name, one in series.items() if name != "many: workerlib"),
+            limit=series.get("many: bare uvloop"),
+            others=() if batch is None else (batch.named("Pyro5 batch (one message)"),),
             budget=None if pinned else Budget(at_least=100),
             more_is_better=True,
             skipped="; ".join(trouble),
