@@ -8,9 +8,11 @@ import os
 import sys
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
+
+import msgspec
 
 from parsupd.core import effects as do
 from parsupd.core import events as told
@@ -254,7 +256,9 @@ class Executor:
     async def _spawn_worker(self, instance: InstanceName, generation: int, options: SpawnOptions) -> None:
         adopted: list[Child] = []
         try:
-            options = replace(options, on_registered=lambda record: adopted.append(self._children.adopt(record.pid)))
+            options = msgspec.structs.replace(
+                options, on_registered=lambda record: adopted.append(self._children.adopt(record.pid))
+            )
             record, _ = await self._master.spawn(options)
         except (SpawnError, UsageError) as error:
             cause, lines = _spawn_failure(error)
