@@ -27,8 +27,14 @@ class Outcome:
         self.results: list[tuple[Any, BaseException | None]] = []
         loop = asyncio.get_running_loop()
         self.ended = loop.create_future()
-        self.task = EagerTask(coroutine, loop, context or contextvars.copy_context(), self._done)
-        loop.call_soon(self.task.start)
+        self.task = EagerTask(loop)
+        loop.call_soon(self._start, coroutine, context or contextvars.copy_context())
+
+    def _start(self, coroutine: Any, context: contextvars.Context) -> None:
+        if self.task.start(coroutine, context):
+            self._done(self.task.value, self.task.failure)
+        else:
+            self.task.follow(self._done)
 
     def _done(self, value: Any, error: BaseException | None) -> None:
         self.results.append((value, error))
@@ -52,14 +58,14 @@ def test_a_coroutine_that_never_suspends_is_done_when_start_returns() -> None:
         found: list[Any] = []
 
         def start() -> None:
-            task = EagerTask(function(), loop, contextvars.copy_context(), lambda *outcome: found.append(outcome))
-            task.start()
-            found.append(task.done())
+            task = EagerTask(loop)
+            found.append(task.start(function(), contextvars.copy_context()))
+            found.extend([task.value, task.failure, task.reusable])
 
         loop = asyncio.get_running_loop()
         loop.call_soon(start)
         await asyncio.sleep(0)
-        assert found == [(5, None), True]
+        assert found == [True, 5, None, True]
 
     run_async(main)
 
@@ -185,7 +191,7 @@ def test_errors_go_to_done(engine: str, error: BaseException, suspends: bool) ->
         await outcome.ended
         assert outcome.results == [(None, error)]
         assert error.__context__ is None
-        assert outcome.task.done()
+        assert outcome.task.ended
 
     run_async(main, engine)
 
@@ -318,3 +324,42 @@ async def main():
 """)
     done = subprocess.run([sys.executable, str(program)], timeout=30, check=False, capture_output=True, text=True)
     assert done.returncode == 7, done.stderr
+
+
+def test_a_task_is_used_again_only_when_nobody_holds_on_to_it() -> None:
+    """A task that somebody waits for, or has cancelled, finishes for good; a finished one cannot be cancelled."""
+
+    async def plain() -> str:
+        return "plain"
+
+    async def watched() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(told.append)
+
+    async def cancelled() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    told: list[Any] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        found: list[tuple[bool, bool]] = []
+
+        def start() -> None:
+            for function in (plain, watched, cancelled):
+                task = EagerTask(loop)
+                assert task.start(function(), contextvars.copy_context())
+                found.append((task.reusable, task.cancel()))
+                tasks.append(task)
+
+        tasks: list[EagerTask] = []
+        loop.call_soon(start)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert found == [(True, False), (False, False), (False, False)]
+        assert told == [tasks[1]]
+
+    run_async(main)

@@ -1111,6 +1111,7 @@ def test_an_event_that_cannot_be_handled_ends_only_its_connection(engine: str, p
                 bad._on_closed(event) if not hasattr(event, "type") else (_ for _ in ()).throw(KeyError("bug"))
 
             bad._wire._on_event = broken
+            bad._wire._shortcut = lambda data: False
             with pytest.raises(ConnectionLost, match="transport error: 'bug'"):
                 await bad.run(Everything.add, 1)
             assert await good.run(Everything.add, 1) == 2

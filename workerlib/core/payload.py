@@ -178,6 +178,8 @@ class Outgoing:
 
     def __init__(self, function: Function[..., Any], target: str) -> None:
         self.function = function
+        self.kind = function.kind
+        self.name = function.qualified_name
         self._prefix = call_prefix(target, function.name)
         self.results = Results(function)
 

@@ -43,6 +43,7 @@ _INVOKE = frames.head(frames.INVOKE, MSGPACK)
 _INVOKE_ONE_WAY = frames.head(frames.INVOKE, MSGPACK, frames.ONE_WAY)
 _RESULT = frames.head(frames.RESULT, MSGPACK)
 _ITEM = frames.head(frames.ITEM, MSGPACK)
+_NO_KEYWORDS = 0x80  # MessagePack's empty map, the last byte of a call without keyword arguments
 _PING, _PONG = b"ping", b"pong"
 
 
@@ -144,7 +145,7 @@ class _Session:
             for frame in complete:
                 if admit(frame):
                     events.append(frame)  # noqa: PERF401 - the frames before one that is refused are to be delivered
-            if self._parser.pending_size or self._frame_since is not None:
+            if self._parser.buffered or self._frame_since is not None:
                 self._parser.check()
                 self._watch_frame(now, begun=bool(complete))
         except ProtocolError as error:
@@ -267,6 +268,8 @@ class _Session:
 
     def take_output(self) -> bytes:
         """What the session itself has to send, removed from it."""
+        if not self._output:
+            return b""
         output = b"".join(self._output)
         self._output.clear()
         return output
@@ -346,6 +349,18 @@ class ServerSession(_Session):
         self._credit.pop(frame.seq, None)
         return True
 
+    def sole_call(self, data: bytes, prefix: bytes) -> int:
+        """A shortcut past `receive` for the common case: the sequence number, if `data` is exactly one call in
+        MessagePack, whose payload begins with `prefix` and has no keyword arguments. Else -1, and nothing happened.
+        """
+        if self.state is not State.OPEN or self._parser.buffered or not data.startswith(prefix, frames.HEADER_SIZE):
+            return -1
+        seq = frames.sole_plain(data, _INVOKE)
+        if seq < 0 or data[-1] != _NO_KEYWORDS:
+            return -1
+        self._heard = True
+        return seq
+
     def accept(
         self,
         frame: Frame,
@@ -395,6 +410,19 @@ class ClientSession(_Session):
         self._pending: set[int] = set()
         self._seq = 0
 
+    def sole_result(self, data: bytes) -> int:
+        """A shortcut past `receive` for the common case: the sequence number, if `data` is exactly one plain result
+        in MessagePack, of a call that waits for it. Else -1, and nothing has happened.
+        """
+        if self.state is not State.OPEN or self._parser.buffered:
+            return -1
+        seq = frames.sole_plain(data, _RESULT)
+        if seq not in self._pending or seq in self._granted:
+            return -1
+        self._pending.discard(seq)
+        self._heard = True
+        return seq
+
     def connect(self, target: str, value: Any) -> bytes:
         """The opening CONNECT; `value` is the connection-state argument, or nothing for none."""
         announced = {"workerlib": DIALECT, "window": self.settings.stream_window, "value": value}
@@ -441,7 +469,10 @@ class ClientSession(_Session):
 
         Raises UsageError when 65,535 calls are under way.
         """
-        seq = self._next_seq()
+        seq = self._seq % MAX_SEQ + 1
+        if seq in self._pending:
+            seq = self._next_seq()
+        self._seq = seq
         self._pending.add(seq)
         return seq, frames.encode_plain(_INVOKE, seq, payload)
 

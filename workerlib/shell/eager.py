@@ -8,7 +8,7 @@ outside any task was tried and rejected: `asyncio.timeout` and `TaskGroup` need 
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 # Documented in "Extending asyncio", with any task-like object; the stubs of mypy only know Task.
@@ -27,66 +27,95 @@ Done = Callable[[Any, BaseException | None], None]
 
 
 class EagerTask(asyncio.Future[None]):
-    """Drives a coroutine as a Task does; `start` runs its first step before it returns.
+    """Drives a coroutine as a Task does, but its first step runs inside `start`.
 
-    The outcome goes to `done`, which must not raise; the future itself just becomes finished, for those who found the
-    task with `asyncio.current_task()`.
+    A coroutine that ends in its first step leaves its outcome in `value` and `failure`, and the task can be started
+    again with another one, unless somebody has asked it to tell of its end: making a task costs more than that step.
     """
 
     _task_names = 0
 
-    def __init__(
-        self,
-        coroutine: Coroutine[Any, Any, Any] | Generator[Any, Any, Any],
-        loop: asyncio.AbstractEventLoop,
-        context: contextvars.Context,
-        done: Done,
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
-        self._coroutine = coroutine
         self._loop_ = loop
-        self._context = context
-        self._done_ = done
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
+        self._context: contextvars.Context | None = None
+        self._done_: Done | None = None
         self._waiting_for: asyncio.Future[Any] | None = None
         self._must_cancel = False
         self._cancels = 0
-        self._registered = False
+        self._watched = False
         self._name = ""
+        self.value: Any = None
+        self.failure: BaseException | None = None
 
-    def start(self) -> None:
-        """Runs the coroutine up to its first suspension. Call it where no task is running."""
-        self._context.run(self._step)
+    def start(self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context) -> bool:
+        """Runs the coroutine up to its first suspension; whether it has ended. Call it where no task is running.
 
-    def _step(self, error: BaseException | None = None) -> None:
-        loop = self._loop_
+        When it has not, call `follow`.
+        """
+        self._coroutine = coroutine
+        self._context = context
+        return context.run(self._step)
+
+    def follow(self, done: Done) -> None:
+        """Gives the outcome of a coroutine that has suspended to `done`, which must not raise."""
+        self._done_ = done
+        _register_task(self)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the coroutine has ended."""
+        return self._coroutine is None
+
+    @property
+    def reusable(self) -> bool:
+        """Whether it can be started again when it has ended in its first step: nobody waits for it or cancelled it."""
+        return not (self._watched or self._cancels or self._must_cancel)
+
+    def _step(self, error: BaseException | None = None) -> bool:
+        """One step; whether the coroutine has ended."""
+        loop, coroutine = self._loop_, self._coroutine
+        assert coroutine is not None
         if self._must_cancel:
             self._must_cancel = False
             error = asyncio.CancelledError()
         self._waiting_for = None
-        value: Any = None
-        failure: BaseException | None = None
         _enter_task(loop, self)
         try:
-            waited = self._coroutine.send(None) if error is None else self._coroutine.throw(error)
+            waited = coroutine.send(None) if error is None else coroutine.throw(error)
         except StopIteration as stop:
-            value = stop.value
-        except BaseException as raised:  # noqa: BLE001 - a task's outcome may be any error; `done` decides
-            failure = raised
+            self.value = stop.value
+        except BaseException as raised:  # noqa: BLE001 - a task's outcome may be any error; its owner decides
+            self.failure = raised
         else:
             _leave_task(loop, self)
             self._suspend(waited)
-            return
-        # Outside of the `except` blocks: an error that `done` makes must not have the result as its context.
+            return False
+        # Outside of the `except` blocks: an error that the owner makes must not have the result as its context.
         _leave_task(loop, self)
-        self._finish(value, failure)
+        self._coroutine = None
+        failure = self.failure
         if isinstance(failure, (KeyboardInterrupt, SystemExit)):
             loop.call_soon(_raise, failure)  # out of `run_forever`, also where a transport's callback started this step
+        if self._watched or self._done_ is not None:
+            self._finish()
         failure = None  # its traceback holds this frame
+        return True
+
+    def _finish(self) -> None:
+        if not self.done():
+            super().set_result(None)
+        if self._done_ is not None:
+            _unregister_task(self)
+            failure, self.failure = self.failure, None
+            self._done_(self.value, failure)
+
+    def add_done_callback(self, fn: Any, *, context: contextvars.Context | None = None) -> None:
+        self._watched = True
+        super().add_done_callback(fn, context=context)
 
     def _suspend(self, waited: Any) -> None:
-        if not self._registered:
-            self._registered = True
-            _register_task(self)
         blocking = getattr(waited, "_asyncio_future_blocking", None)
         if waited is None:  # asyncio.sleep(0): give the loop one turn
             self._loop_.call_soon(self._step, context=self._context)
@@ -105,15 +134,8 @@ class EagerTask(asyncio.Future[None]):
         # The coroutine takes result or error from the future itself; thrown in only for cancellation, as Task does.
         self._step(error if isinstance(error, asyncio.CancelledError) else None)
 
-    def _finish(self, value: Any, error: BaseException | None) -> None:
-        if self._registered:
-            _unregister_task(self)
-        if not self.done():
-            super().set_result(None)
-        self._done_(value, error)
-
     def cancel(self, msg: Any | None = None) -> bool:  # noqa: ARG002 - messages of cancellations are deprecated
-        if self.done():
+        if self._coroutine is None:
             return False
         self._cancels += 1
         if self._waiting_for is not None and self._waiting_for.cancel():
@@ -131,7 +153,7 @@ class EagerTask(asyncio.Future[None]):
     def get_coro(self) -> Any:
         return self._coroutine
 
-    def get_context(self) -> contextvars.Context:
+    def get_context(self) -> contextvars.Context | None:
         return self._context
 
     def get_name(self) -> str:
