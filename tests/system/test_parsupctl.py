@@ -450,7 +450,7 @@ def test_shutdown_returns_at_once_without_wait(daemon: StartDaemon) -> None:
 
 
 def test_a_daemon_that_dies_during_a_command_is_69(daemon: StartDaemon) -> None:
-    """The wait ends at once with what happened."""
+    """The command ends at once and says what happened."""
     running = daemon('[unit.slow]\ntype = "simple"\nexec = ["/bin/sleep", "1000"]\nenabled = false\n')
     with running.start_ctl("wait", "slow") as process:
         wait_until(lambda: connected(process.pid))
@@ -458,7 +458,8 @@ def test_a_daemon_that_dies_during_a_command_is_69(daemon: StartDaemon) -> None:
         running.daemon.finish()
         _, said = process.communicate(timeout=10)
     assert process.returncode == 69
-    assert said.startswith("parsupctl: the connection to the daemon was lost: closed by the peer")
+    assert said.startswith("parsupctl: ")  # whether it was still shaking hands, or waited for its answer
+    assert "closed by the peer" in said
 
 
 def connected(pid: int) -> bool:
