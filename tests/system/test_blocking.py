@@ -247,6 +247,19 @@ def test_a_server_that_is_stopped_is_lost_after_the_heartbeat_timeout() -> None:
             connection.run(Bench.add, 1)
 
 
+def test_a_server_that_does_not_read_is_given_up() -> None:
+    """By the caller's timeout, and without one by `buffer_age_limit_s`. Half a message may be out: no more calls."""
+    settings = RpcSettings(buffer_age_limit_s=0.2)
+    with serving() as (process, uri), blocking.connect(uri) as one, blocking.connect(uri, settings=settings) as two:
+        process.send_signal(signal.SIGSTOP)
+        one.timeout_s = 0.1
+        with pytest.raises(TimeoutError):
+            one.run(Bench.echo, bytes(16 << 20))
+        assert one.closed == "the peer does not read: for 0.1 s"
+        with pytest.raises(ConnectionLost, match=r"the peer does not read: for 0\.2 s"):
+            two.run(Bench.echo, bytes(16 << 20))
+
+
 def test_a_client_that_does_nothing_is_not_cut_off() -> None:
     """The server does not judge a blocking client by its silence; another client shows that time has passed."""
     with serving("beat") as (_, uri), blocking.connect(uri) as idle, blocking.connect(uri) as busy:

@@ -102,7 +102,7 @@ def connect(options: Options) -> "Connection":
 @contextmanager
 def daemon(context: click.Context) -> Iterator["Connection"]:
     """The daemon, for one command. What goes wrong with it inside becomes a Failure."""
-    from workerlib import ArgumentError, ConnectionLost, ProtocolError  # noqa: PLC0415 - as above
+    from workerlib import ConnectionLost, ProtocolError, WorkerlibError  # noqa: PLC0415 - as above
 
     options = context.find_object(Options) or Options()
     with connect(options) as connection:
@@ -110,12 +110,14 @@ def daemon(context: click.Context) -> Iterator["Connection"]:
             yield connection
         except (ConnectionLost, ProtocolError) as error:
             raise Failure(f"the connection to the daemon was lost: {error}", UNREACHABLE) from None
-        except ArgumentError as error:
-            raise Failure(str(error)) from None
         except LookupError as error:
             raise Failure(str(error.args[0]) if error.args else str(error), NO_SUCH_UNIT) from None
-        except (RuntimeError, TimeoutError, ValueError) as error:
+        except (WorkerlibError, RuntimeError, TimeoutError, ValueError) as error:
             raise Failure(str(error)) from None
+        except Exception as error:
+            if not hasattr(error, "remote_traceback"):
+                raise  # a bug in here, not in the daemon
+            raise Failure(f"the daemon raised {type(error).__name__}: {error}") from None
 
 
 def complete_unit(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
