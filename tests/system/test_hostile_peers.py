@@ -511,6 +511,7 @@ def test_hostile_servers_cannot_hurt_a_client(tmp_path: Path) -> None:
         ([ok, frame(frames.RESULT, encode("text"))], Exception, "something else than it declares"),
         ([ok, frame(frames.RESULT, encode(5))[:-1]], ConnectionLost, "did not end in time|no sign of life"),
         ([ok, b""], ConnectionLost, "no sign of life"),
+        ([ok, frame(frames.RESULT, b"\xc1")], ConnectionLost, "cannot be read|by name"),
     ]
 
     async def main() -> None:
@@ -529,7 +530,7 @@ def test_hostile_servers_cannot_hurt_a_client(tmp_path: Path) -> None:
             server = await asyncio.start_unix_server(serve, tmp_path / "bad.sock")
             with pytest.raises(kind, match=text):
                 async with await open_to(Uri("w", UnixLocation(str(tmp_path / "bad.sock"))), settings=SETTINGS) as conn:
-                    await conn.run(Worker.add, 1)
+                    await (conn.call("add", 1) if text.endswith("by name") else conn.run(Worker.add, 1))
             server.close()
             await server.wait_closed()
             (tmp_path / "bad.sock").unlink(missing_ok=True)
