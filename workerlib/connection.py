@@ -4,60 +4,52 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any, Generic, ParamSpec, Self, TypeVar, cast, overload
 
-import msgspec
-
 from workerlib.core import frames
+from workerlib.core.calling import (
+    check_size,
+    failure,
+    is_last,
+    kind_of,
+    plain_call,
+    read_greeting,
+    read_items,
+    read_result,
+    starts_stream,
+    tells_failure,
+)
 from workerlib.core.frames import Frame
 from workerlib.core.payload import (
     MSGPACK,
     NO_ENCODING,
-    NO_KEYWORDS,
-    REFUSED,
     Outgoing,
-    call_prefix,
-    decode,
-    encode,
-    error_from_wire,
 )
-from workerlib.core.session import ClientSession, Closed, CloseKind, Event, parse_dialect
+from workerlib.core.session import ClientSession, Closed, CloseKind, Event
 from workerlib.core.uri import TcpLocation, Uri
 from workerlib.errors import (
     ArgumentError,
     HandshakeError,
     ProtocolError,
     ResultError,
-    StreamAborted,
-    UnknownFunction,
     UsageError,
 )
 from workerlib.shell.compression import inflate
 from workerlib.shell.transport import Wire, open_connection
-from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings, nearest
+from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_STREAM_START = frames.ITEM_STREAM | frames.EXCEPTION
-"""A result is the start of a stream when of these flags it has only the first."""
-
-
-def _read(frame: Frame) -> Any:
-    """The plain data in a frame. Raises ProtocolError."""
-    try:
-        return decode(frame.payload)
-    except REFUSED as error:
-        raise ProtocolError(f"the payload cannot be read: {error}") from None
 
 
 class Reply(asyncio.Future[R]):
     """The result of a call under way. Cancelling it cancels the function in the worker."""
 
-    __slots__ = ("connection", "outgoing", "seq")
+    __slots__ = ("connection", "name", "outgoing", "seq")
 
     connection: "Connection"
+    name: str
     outgoing: Outgoing | None
     seq: int
 
@@ -68,29 +60,18 @@ class Reply(asyncio.Future[R]):
         return super().cancel(msg)
 
     def take(self, frame: Frame) -> None:
-        """The answer has come."""
+        """The answer has come. Raises ProtocolError when it cannot be read."""
         if self.done():
             return  # it was cancelled; this is the worker's late answer
-        outgoing = self.outgoing
-        if frame.type != frames.RESULT or frame.flags & (frames.EXCEPTION | frames.ITEM_STREAM):
-            self._take_other(frame)
-        elif outgoing is None:
-            self.set_result(_read(frame))
-        else:
-            try:
-                self.set_result(outgoing.results.one(frame.payload))
-            except Exception as error:  # noqa: BLE001 - the types' own checks are user code
-                self.set_exception(outgoing.results.error(error))
-
-    def _take_other(self, frame: Frame) -> None:
-        if frame.type == frames.ABORT:
-            self.set_exception(StreamAborted(str(_read(frame))))
-        elif frame.flags & frames.EXCEPTION:
-            declared = self.outgoing.function.errors if self.outgoing is not None else ()
-            self.set_exception(error_from_wire(_read(frame), declared))
-        else:
-            self.connection.send_abort(self.seq, "the caller expected one result")
-            self.set_exception(UsageError("this function is a pipe: its result is a stream, not one value"))
+        if tells_failure(frame):
+            self.set_exception(failure(frame, self.outgoing, self.name))
+            return
+        try:
+            self.set_result(read_result(frame, self.outgoing, self.name))
+        except (ResultError, UsageError) as error:
+            if starts_stream(frame):
+                self.connection.send_abort(self.seq, "the caller expected one result")
+            self.set_exception(error)
 
 
 class Stream(Generic[R]):
@@ -99,37 +80,36 @@ class Stream(Generic[R]):
     Items are taken with the caller's pace: when half of the window is used up, the worker is granted as many more.
     """
 
-    def __init__(self, connection: "Connection", function: str, decode_many: Callable[[bytes], list[R]]) -> None:
+    def __init__(self, connection: "Connection", seq: int, function: str, outgoing: Outgoing | None) -> None:
         self._connection = connection
+        self._seq = seq
         self._function = function
-        self._decode_many = decode_many
+        self._outgoing = outgoing
         self._batches: deque[list[R]] = deque()
         self._ended = False
         self._error: Exception | None = None
         self._arrived: asyncio.Future[None] | None = None
         self._iterating = False
-        self.seq = 0
-        self.declared: tuple[type[Exception], ...] = ()
 
     def take(self, frame: Frame) -> None:
-        """A frame of this stream has come."""
-        kind = frame.type
-        if kind == frames.ITEM:
-            if not self._ended:
-                try:
-                    self._batches.append(self._decode_many(frame.payload))
-                except Exception as error:  # noqa: BLE001 - the types' own checks are user code
-                    self.fail(ResultError(f"{self._function} yielded something else than it declares: {error}"))
-                    self._connection.send_abort(self.seq, "an item is not of the declared type")
-        elif kind == frames.ABORT:
-            self.fail(StreamAborted(f"{self._function}: {_read(frame)}"))
-        elif frame.flags & frames.EXCEPTION:
-            self.fail(error_from_wire(_read(frame), self.declared))
-        elif kind == frames.END:
-            self.fail(None)
-        elif not frame.flags & frames.ITEM_STREAM:
-            self.fail(UsageError(f"{self._function} is no pipe in this worker: it answered with one value"))
-        self._wake()
+        """A frame of this stream has come. Raises ProtocolError when it cannot be read."""
+        if self._ended:
+            return  # items that were under way when it was given up
+        if tells_failure(frame):
+            self.fail(failure(frame, self._outgoing, self._function))
+            return
+        try:
+            items = read_items(frame, self._outgoing, self._function)
+        except (ResultError, UsageError) as error:
+            if not is_last(frame):
+                self._connection.send_abort(self._seq, "an item is not of the declared type")
+            self.fail(error)
+        else:
+            if items is None:
+                self.fail(None)
+            elif items:
+                self._batches.append(items)
+                self._wake()
 
     def fail(self, error: Exception | None) -> None:
         """No more items will come; `error` is raised after those that are there."""
@@ -145,7 +125,7 @@ class Stream(Generic[R]):
         """Gives the stream up: the generator in the worker is closed. Items that have come can still be taken."""
         if not self._ended:
             self._ended = True
-            self._connection.send_abort(self.seq, reason)
+            self._connection.send_abort(self._seq, reason)
             self._wake()
 
     def __aiter__(self) -> AsyncIterator[R]:
@@ -165,7 +145,7 @@ class Stream(Generic[R]):
                         yield item
                     taken += len(batch)
                     if taken * 2 >= window and not self._ended:
-                        self._connection.grant(self.seq, taken)
+                        self._connection.grant(self._seq, taken)
                         taken = 0
                 elif self._ended:
                     if self._error is not None:
@@ -224,7 +204,7 @@ class Connection:
             hello = self._session.connect(self.uri.target, value)
         except NO_ENCODING as error:
             raise ArgumentError(f"the connection's argument cannot travel between processes: {error}") from None
-        self._check_size(hello, "the connection's argument")
+        check_size(hello, self.settings.max_message_size, "the connection's argument")
         return hello
 
     def _take_handshake(self, frame: Frame) -> None:
@@ -238,15 +218,7 @@ class Connection:
             self._handshake.set_result(None)
 
     def _read_handshake(self, frame: Frame) -> None:
-        answer = _read(frame)
-        if frame.type == frames.CONNECT_FAIL:
-            raise HandshakeError(f"{self.uri}: {answer}")
-        if not isinstance(answer, dict) or (dialect := parse_dialect(answer.get("handshake"))) is None:
-            raise ProtocolError(f"{self.uri} is served by a stock Pyro5 daemon; use Pyro5.api.Proxy for that")
-        try:
-            self.functions = msgspec.convert(dialect.get("functions", {}), dict[str, Kind])
-        except msgspec.ValidationError as error:
-            raise ProtocolError(f"the functions of {self.uri} cannot be read: {error}") from None
+        dialect, self.functions = read_greeting(frame, self.uri)
         self._session.opened(dialect, self._loop.time())
         if self._wire is not None:
             self._wire.refresh_deadline()
@@ -277,33 +249,19 @@ class Connection:
 
         `target` names another object of the same server. Raises UnknownFunction.
         """
-        kind = Kind.RPC
-        if target is None:
-            if name not in self.functions:
-                raise UnknownFunction(
-                    f"{self.uri.target} has no function {name!r}{nearest(name, list(self.functions))}"
-                )
-            kind = self.functions[name]
-        try:
-            payload = (
-                call_prefix(target or self.uri.target, name)
-                + encode(args)
-                + (encode(kwargs) if kwargs else NO_KEYWORDS)
-            )
-        except NO_ENCODING as error:
-            raise ArgumentError(f"{name}: an argument cannot travel between processes: {error}") from None
-        return self._dispatch(kind, payload, None, name)
+        kind = Kind.RPC if target is not None else kind_of(name, self.functions, self.uri.target)
+        return self._dispatch(kind, plain_call(target or self.uri.target, name, args, kwargs), None, name)
 
     def _dispatch(self, kind: Kind, payload: bytes, outgoing: Outgoing | None, name: str) -> Any:
         session, wire = self._session, self._wire
         if session.closed is not None or wire is None:
             raise (session.closed or Closed(CloseKind.LOCAL, "not yet open")).as_error()
         if len(payload) > self.settings.max_message_size:
-            self._check_size(payload, f"the arguments of {name}")
+            check_size(payload, self.settings.max_message_size, f"the arguments of {name}")
         if kind is Kind.RPC:
             seq, data = session.call(payload)
             reply: Reply[Any] = Reply(loop=self._loop)
-            reply.connection, reply.outgoing, reply.seq = self, outgoing, seq
+            reply.connection, reply.name, reply.outgoing, reply.seq = self, name, outgoing, seq
             self._replies[seq] = reply
             wire.write(data)
             return reply
@@ -311,17 +269,10 @@ class Connection:
             wire.write(session.call_one_way(payload))
             return wire.writable()
         seq, data = session.call(payload)
-        stream: Stream[Any] = Stream(self, name, outgoing.results.many if outgoing else decode)
-        stream.seq = seq
-        stream.declared = outgoing.function.errors if outgoing else ()
+        stream: Stream[Any] = Stream(self, seq, name, outgoing)
         self._streams[seq] = stream
         wire.write(data)
         return stream
-
-    def _check_size(self, data: bytes, what: str) -> None:
-        most = self.settings.max_message_size
-        if len(data) > most:
-            raise ArgumentError(f"{what}: {len(data)} bytes; a message may have {most} (max_message_size)")
 
     async def ping(self) -> float:
         """Seconds from here to the worker's connection and back; its functions are not involved."""
@@ -352,18 +303,15 @@ class Connection:
         seq = self._session.sole_result(data)
         if seq < 0:
             return False
-        reply = self._replies.pop(seq, None)
-        if reply is None or reply.outgoing is None:
-            frame = Frame(frames.RESULT, MSGPACK, 0, seq, data[frames.HEADER_SIZE :])
-            if reply is not None:
-                reply.take(frame)
-            else:
-                self._on_event(frame)
-        elif not reply.done():
-            try:
-                reply.set_result(reply.outgoing.results.one(data[frames.HEADER_SIZE :]))
-            except Exception as error:  # noqa: BLE001 - the types' own checks are user code
-                reply.set_exception(reply.outgoing.results.error(error))
+        reply = self._replies.get(seq)
+        if reply is None or reply.outgoing is None or reply.done():
+            self._on_event(Frame(frames.RESULT, MSGPACK, 0, seq, data[frames.HEADER_SIZE :]))
+            return True
+        del self._replies[seq]
+        try:
+            reply.set_result(reply.outgoing.results.one(data[frames.HEADER_SIZE :]))
+        except Exception as error:  # noqa: BLE001 - the types' own checks are user code
+            reply.set_exception(reply.outgoing.results.error(error))
         return True
 
     def _on_event(self, event: Event) -> None:
@@ -377,10 +325,7 @@ class Connection:
             del self._replies[seq]
         elif event.type != frames.PING and (stream := self._streams.get(seq)) is not None:
             stream.take(event)
-            # The last frame of a stream: END, ABORT, or a RESULT that is not the start of it.
-            if event.type in {frames.END, frames.ABORT} or (
-                event.type == frames.RESULT and event.flags & _STREAM_START != frames.ITEM_STREAM
-            ):
+            if is_last(event):
                 del self._streams[seq]
         else:
             self._on_rare_event(event)

@@ -158,7 +158,8 @@ class Supervisor:
             "next_attempt_at": _wall(why.next_attempt_at),
             "incarnations": [_incarnation(incarnation) for incarnation in why.incarnations],
             "story": [
-                {"at": _wall(entry.now), "event": type(entry.event).__name__, "reason": entry.reason} for entry in why.story
+                {"at": _wall(entry.now), "event": type(entry.event).__name__, "reason": entry.reason}
+                for entry in why.story
             ],
         }
 

@@ -267,6 +267,10 @@ class Executor:
         except asyncio.CancelledError:
             self._forget(adopted)
             self.feed(told.SpawnFailed(instance, generation, ExitCause.spawn_failed("cancelled")))
+        except Exception as error:  # noqa: BLE001 - whatever it is, a unit must not stay `starting` for ever
+            self._log.exception("spawn_crashed", unit=str(instance))
+            self._forget(adopted)
+            self.feed(told.SpawnFailed(instance, generation, ExitCause.spawn_failed(repr(error))))
         else:
             child = adopted[0]
             self.feed(told.Spawned(instance, generation, child.pid))

@@ -143,7 +143,9 @@ def test_each_outside_thing_has_one_door(module: str) -> None:
                 f"{module} imports {name}; its door is {sorted(DOORS[top])}"
             )
         elif top not in sys.stdlib_module_names:
-            assert top in {"workerlib", "parsupd", "msgspec"}, f"{module} imports {name}, which has no door in the table"
+            assert top in {"workerlib", "parsupd", "msgspec"}, (
+                f"{module} imports {name}, which has no door in the table"
+            )
 
 
 @pytest.mark.parametrize("module", MODULES)

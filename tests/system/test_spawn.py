@@ -519,7 +519,7 @@ def test_bad_calls_are_refused_before_user_code() -> None:
                 await connection.run(Sum.add, "five")  # type: ignore[arg-type]
             with pytest.raises(UnknownFunction, match="has no function 'ad'; did you mean 'add'"):
                 await connection.call("ad", 1)
-            with pytest.raises(ResultError, match="result of Sum.result_that_cannot_travel cannot be encoded"):
+            with pytest.raises(ResultError, match=r"result of Sum\.result_that_cannot_travel cannot be encoded"):
                 await connection.run(Sum.result_that_cannot_travel)
             with pytest.raises(ValueError, match="not this value") as info:
                 await connection.run(Sum.raise_value_error)

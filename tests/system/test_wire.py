@@ -662,7 +662,7 @@ def test_ends_that_disagree_about_the_kind_of_a_function_are_told(with_worker) -
             yield a
 
     async def main(worker: Everything, conn: Connection) -> None:
-        with pytest.raises(UsageError, match="this function is a pipe"):
+        with pytest.raises(UsageError, match="numbers is a pipe in this worker"):
             await conn.run(Other.numbers, 5)
         with pytest.raises(UsageError, match="is no pipe in this worker"):
             async for _ in conn.run(Other.add, 5):

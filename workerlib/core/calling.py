@@ -93,8 +93,8 @@ def read_result(frame: Frame, outgoing: Outgoing | None, name: str) -> Any:
 
     Raises UsageError when the function turned out to be a pipe; the caller gives that stream up.
     """
-    if frame.flags & frames.EXCEPTION or frame.type == frames.ABORT:
-        raise _failure(frame, outgoing, name)
+    if tells_failure(frame):
+        raise failure(frame, outgoing, name)
     if frame.flags & frames.ITEM_STREAM:
         raise UsageError(f"{name} is a pipe in this worker: its result is a stream, not one value")
     if outgoing is None:
@@ -120,14 +120,20 @@ def read_items(frame: Frame, outgoing: Outgoing | None, name: str) -> list[Any] 
         return items
     if starts_stream(frame):
         return []
-    if frame.flags & frames.EXCEPTION or frame.type == frames.ABORT:
-        raise _failure(frame, outgoing, name)
+    if tells_failure(frame):
+        raise failure(frame, outgoing, name)
     if frame.type == frames.END:
         return None
     raise UsageError(f"{name} is no pipe in this worker: it answered with one value")
 
 
-def _failure(frame: Frame, outgoing: Outgoing | None, name: str) -> Exception:
+def tells_failure(frame: Frame) -> bool:
+    """Whether an answer is an error, to be read with `failure`."""
+    return bool(frame.flags & frames.EXCEPTION) or frame.type == frames.ABORT
+
+
+def failure(frame: Frame, outgoing: Outgoing | None, name: str) -> Exception:
+    """The error in an answer, to be raised at the caller. Raises ProtocolError when it cannot be read."""
     if frame.type == frames.ABORT:
         return StreamAborted(f"{name}: {read(frame)}")
     return error_from_wire(read(frame), outgoing.function.errors if outgoing is not None else ())

@@ -121,6 +121,7 @@ class _Session:
         """The next instant at which `tick` wants to be called; infinity for never."""
         self._handshake_by = self.deadline_at
         self._parser = FrameParser(settings.max_message_size, inflate)
+        self._longest = frames.HEADER_SIZE + settings.max_message_size
         self._frame_since: float | None = None
         self._frame_by = math.inf
         self._heartbeat: Heartbeat | None = None
@@ -356,7 +357,7 @@ class ServerSession(_Session):
         if self.state is not State.OPEN or self._parser.buffered or not data.startswith(prefix, frames.HEADER_SIZE):
             return -1
         seq = frames.sole_plain(data, _INVOKE)
-        if seq < 0 or data[-1] != _NO_KEYWORDS:
+        if seq < 0 or data[-1] != _NO_KEYWORDS or len(data) > self._longest:
             return -1
         self._heard = True
         return seq
@@ -417,7 +418,7 @@ class ClientSession(_Session):
         if self.state is not State.OPEN or self._parser.buffered:
             return -1
         seq = frames.sole_plain(data, _RESULT)
-        if seq not in self._pending or seq in self._granted:
+        if seq not in self._pending or seq in self._granted or len(data) > self._longest:
             return -1
         self._pending.discard(seq)
         self._heard = True

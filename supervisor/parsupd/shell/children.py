@@ -1,8 +1,8 @@
 """The processes that parsupd starts and adopts: one reaper for all of them, groups watched until they are empty.
 
 The daemon is child subreaper: whatever its children leave behind becomes its child, and is reaped here too. There is
-one place that waits, `waitid(P_ALL)`, so no exit is ever missed or taken twice; a pid belongs to its process until then,
-since nobody else reaps it.
+one place that waits, `waitid(P_ALL)`, so no exit is ever missed or taken twice; a pid belongs to its process until
+then, since nobody else reaps it.
 """
 
 import asyncio
