@@ -369,7 +369,8 @@ class ServerConnection:
     def _start(self, coroutine: Coroutine[Any, Any, Any], frame: Frame) -> None:
         """Runs a coroutine of ours that answers by itself."""
         task = EagerTask(self.loop)
-        if not task.start(coroutine, self._context.copy()):
+        task.start(coroutine, self._context.copy())
+        if not task.ended:
             self._remember(frame, task)
             task.follow(functools.partial(self._ended, frame, task))
         elif task.failure is not None:
@@ -410,7 +411,7 @@ class ServerConnection:
             self._invoke(Frame(frames.INVOKE, MSGPACK, 0, seq, data[frames.HEADER_SIZE :]))
             return True
         task, self._idle_task = self._idle_task or EagerTask(self.loop), None
-        if task.start(callee.method(*args), self._context.copy()) and task.failure is None and task.reusable:
+        if task.start(callee.method(*args), self._context.copy()):
             self._idle_task = task
             try:
                 payload = self.encode_result(callee.where, task.value)

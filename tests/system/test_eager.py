@@ -31,7 +31,8 @@ class Outcome:
         loop.call_soon(self._start, coroutine, context or contextvars.copy_context())
 
     def _start(self, coroutine: Any, context: contextvars.Context) -> None:
-        if self.task.start(coroutine, context):
+        self.task.start(coroutine, context)
+        if self.task.ended:
             self._done(self.task.value, self.task.failure)
         else:
             self.task.follow(self._done)
@@ -351,7 +352,8 @@ def test_a_task_is_used_again_only_when_nobody_holds_on_to_it() -> None:
         def start() -> None:
             for function in (plain, watched, cancelled):
                 task = EagerTask(loop)
-                assert task.start(function(), contextvars.copy_context())
+                task.start(function(), contextvars.copy_context())
+                assert task.ended
                 found.append((task.reusable, task.cancel()))
                 tasks.append(task)
 

@@ -43,9 +43,9 @@ NO_ANNOTATIONS: Mapping[str, bytes] = MappingProxyType({})
 # The common message has no annotations and no correlation id: then all after the payload's length is constant, and so
 # is all before the sequence number for one (type, serializer, flags). One small pack does instead of one of 11 fields.
 _PLAIN = struct.Struct("!10sHI24s")
-_PLAIN_TAIL = struct.pack("!I16sHH", 0, NO_CORRELATION, 0, MAGIC)
+PLAIN_TAIL = struct.pack("!I16sHH", 0, NO_CORRELATION, 0, MAGIC)
 _pack_plain = _PLAIN.pack
-_unpack_plain = _PLAIN.unpack_from
+unpack_plain = _PLAIN.unpack_from
 _START = struct.pack("!4sH", b"PYRO", VERSION)
 
 
@@ -78,17 +78,7 @@ def head(kind: int, serializer: int, flags: int = 0) -> bytes:
 
 def encode_plain(start: bytes, seq: int, payload: bytes) -> bytes:
     """A message without annotations from its constant `head`. The hot path of every call."""
-    return _pack_plain(start, seq, len(payload), _PLAIN_TAIL) + payload
-
-
-def sole_plain(data: bytes, start: bytes) -> int:
-    """The sequence number, if `data` is exactly one plain message with that constant `head`; else -1."""
-    if len(data) < HEADER_SIZE:
-        return -1
-    head_bytes, seq, length, tail = _unpack_plain(data)
-    if head_bytes == start and tail == _PLAIN_TAIL and len(data) == HEADER_SIZE + length:
-        return seq  # type: ignore[no-any-return] # struct has no types
-    return -1
+    return _pack_plain(start, seq, len(payload), PLAIN_TAIL) + payload
 
 
 def encode(
@@ -158,10 +148,10 @@ class FrameParser:
         frames: list[Frame] = []
         at, size = 0, len(data)
         while size - at >= HEADER_SIZE:
-            start, seq, length, tail = _unpack_plain(data, at)
+            start, seq, length, tail = unpack_plain(data, at)
             end = at + HEADER_SIZE + length
             plain = _PLAIN_HEADS.get(start)
-            if plain is None or tail != _PLAIN_TAIL or end > size or length > self._max_size:
+            if plain is None or tail != PLAIN_TAIL or end > size or length > self._max_size:
                 break
             kind, serializer, flags = plain
             frames.append(Frame(kind, serializer, flags, seq, data[at + HEADER_SIZE : end]))

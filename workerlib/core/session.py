@@ -25,7 +25,7 @@ Mutable, unlike the other machines: a copy of the state for each call would cost
 import enum
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -354,13 +354,20 @@ class ServerSession(_Session):
         """A shortcut past `receive` for the common case: the sequence number, if `data` is exactly one call in
         MessagePack, whose payload begins with `prefix` and has no keyword arguments. Else -1, and nothing happened.
         """
-        if self.state is not State.OPEN or self._parser.buffered or not data.startswith(prefix, frames.HEADER_SIZE):
+        size = len(data)
+        if self.state is not State.OPEN or self._parser.buffered or not frames.HEADER_SIZE < size <= self._longest:
             return -1
-        seq = frames.sole_plain(data, _INVOKE)
-        if seq < 0 or data[-1] != _NO_KEYWORDS or len(data) > self._longest:
+        head, seq, length, tail = frames.unpack_plain(data)
+        if (
+            head != _INVOKE
+            or tail != frames.PLAIN_TAIL
+            or size != frames.HEADER_SIZE + length
+            or data[-1] != _NO_KEYWORDS
+            or not data.startswith(prefix, frames.HEADER_SIZE)
+        ):
             return -1
         self._heard = True
-        return seq
+        return cast("int", seq)
 
     def accept(
         self,
@@ -415,14 +422,21 @@ class ClientSession(_Session):
         """A shortcut past `receive` for the common case: the sequence number, if `data` is exactly one plain result
         in MessagePack, of a call that waits for it. Else -1, and nothing has happened.
         """
-        if self.state is not State.OPEN or self._parser.buffered:
+        size = len(data)
+        if self.state is not State.OPEN or self._parser.buffered or not frames.HEADER_SIZE <= size <= self._longest:
             return -1
-        seq = frames.sole_plain(data, _RESULT)
-        if seq not in self._pending or seq in self._granted or len(data) > self._longest:
+        head, seq, length, tail = frames.unpack_plain(data)
+        if (
+            head != _RESULT
+            or tail != frames.PLAIN_TAIL
+            or size != frames.HEADER_SIZE + length
+            or seq not in self._pending
+            or seq in self._granted
+        ):
             return -1
         self._pending.discard(seq)
         self._heard = True
-        return seq
+        return cast("int", seq)
 
     def connect(self, target: str, value: Any) -> bytes:
         """The opening CONNECT; `value` is the connection-state argument, or nothing for none."""
