@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from workerlib.redirects import Redirect
     from workerlib.runtime import Master
-    from workerlib.server import Session, current_session
+    from workerlib.servant import Session, current_session
     from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings, ShutdownOn, one_way, pipe, rpc
     from workerlib.worker import Handle, Served, Worker, connect
 
@@ -43,7 +43,7 @@ _HOMES = {
     ),
     "workerlib.redirects": ("Redirect",),
     "workerlib.runtime": ("Master",),
-    "workerlib.server": ("Session", "current_session"),
+    "workerlib.servant": ("Session", "current_session"),
     "workerlib.spec": (
         "Function", "Kind", "OneWay", "Pipe", "Rpc", "RpcSettings", "ShutdownOn", "one_way", "pipe", "rpc",
     ),

@@ -21,7 +21,8 @@ from workerlib.core.uri import UnixLocation, parse_uri
 from workerlib.errors import UsageError, WorkerlibError
 from workerlib.redirects import Target
 from workerlib.runtime import CONTROL, become_worker
-from workerlib.server import Servant, Server, current_session
+from workerlib.servant import Servant, current_session
+from workerlib.server import Server
 from workerlib.shell import journal
 from workerlib.shell.detach import Release, daemonize_wait
 from workerlib.spec import ShutdownOn, nearest, rpc

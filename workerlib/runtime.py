@@ -26,7 +26,8 @@ from workerlib.core.uri import Location, UnixLocation, Uri
 from workerlib.errors import ConnectionLost, RemoteError, SpawnError, Stage, UsageError, WorkerlibError
 from workerlib.launchers.local import Launched, LocalLauncher
 from workerlib.redirects import Redirect, Target
-from workerlib.server import Server, current_session
+from workerlib.servant import current_session
+from workerlib.server import Server
 from workerlib.shell.environment import effective_settings
 from workerlib.shell.pidfd import end_process, wait_pidfd
 from workerlib.shell.private_dir import process_dir, remove_sockets

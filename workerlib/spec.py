@@ -1,6 +1,6 @@
 """What a worker is, as values: its functions with their kinds and types, and the settings of its connections.
 
-Nothing here does anything: the decorators describe, `workerlib.server` serves, `workerlib.connection` calls.
+Nothing here does anything: the decorators describe, `workerlib.serving` serves, `workerlib.connection` calls.
 """
 
 import difflib

@@ -36,6 +36,8 @@ LAYERS = {
     "workerlib.launchers": 4,
     "workerlib.connection": 5,
     "workerlib.pump": 5,
+    "workerlib.servant": 5,
+    "workerlib.serving": 5,
     "workerlib.server": 5,
     "workerlib.blocking": 5,
     "workerlib.runtime": 5,

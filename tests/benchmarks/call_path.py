@@ -17,7 +17,8 @@ from ours import Adder
 
 from workerlib import Connection, RpcSettings, connection
 from workerlib.core.uri import UnixLocation, Uri
-from workerlib.server import Server, ServerConnection
+from workerlib.server import Server
+from workerlib.serving import ServerConnection
 from workerlib.shell.loop import run
 from workerlib.shell.transport import Peer, Wire
 

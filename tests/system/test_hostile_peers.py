@@ -23,7 +23,8 @@ from workerlib.connection import open_to
 from workerlib.core import frames
 from workerlib.core.payload import encode
 from workerlib.core.uri import UnixLocation, Uri
-from workerlib.server import Server, ServerConnection
+from workerlib.server import Server
+from workerlib.serving import ServerConnection
 from workerlib.spec import RpcSettings, pipe, rpc
 
 MOST = 1 << 20

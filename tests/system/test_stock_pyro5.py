@@ -23,7 +23,8 @@ from Pyro5.callcontext import current_context
 from support import wait_until
 
 from workerlib.core.uri import TcpLocation, UnixLocation, Uri
-from workerlib.server import DAEMON, Server, Session, current_session
+from workerlib.servant import Session, current_session
+from workerlib.server import DAEMON, Server
 from workerlib.spec import RpcSettings, one_way, pipe, rpc
 
 SERIALIZERS = ("serpent", "json", "marshal", "msgpack")

@@ -30,7 +30,8 @@ from workerlib.errors import (
     UnknownFunction,
     UsageError,
 )
-from workerlib.server import DAEMON, Server, Session, current_session
+from workerlib.servant import Session, current_session
+from workerlib.server import DAEMON, Server
 from workerlib.shell.transport import Listener, listen
 from workerlib.spec import Function, RpcSettings, one_way, pipe, rpc
 

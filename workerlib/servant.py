@@ -1,0 +1,96 @@
+"""What a server offers: objects, their functions ready to be called, and the session of each client."""
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from typing import Any
+
+from workerlib.core.payload import (
+    Signature,
+)
+from workerlib.errors import UnknownFunction
+from workerlib.shell.transport import Peer
+from workerlib.spec import (
+    Function,
+    Kind,
+    functions_of,
+    nearest,
+    read_parameters,
+)
+
+
+class Session:
+    """One client's connection, as the worker sees it: given to `connected`, and by `current_session()` inside calls."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.state: Any = None
+        """What `connected` returned: the connection state."""
+        self.stock = True
+        """Whether the client is a stock Pyro5 one."""
+        self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Done when the connection has ended, with the reason."""
+
+
+session_variable: contextvars.ContextVar[Session] = contextvars.ContextVar("workerlib_session")
+
+
+def current_session() -> Session:
+    """The connection whose call is being served. Raises LookupError outside of calls."""
+    return session_variable.get()
+
+
+class Callee:
+    """One function of one served object, ready to be called."""
+
+    __slots__ = ("function", "is_one_way", "is_pipe", "method", "runs_on_loop", "signature", "where")
+
+    def __init__(
+        self, function: Function[..., Any], signature: Signature, method: Callable[..., Any], *, runs_on_loop: bool
+    ) -> None:
+        self.function = function
+        self.signature = signature
+        self.method = method
+        self.runs_on_loop = runs_on_loop
+        self.is_pipe = function.kind is Kind.PIPE
+        self.is_one_way = function.kind is Kind.ONE_WAY
+        self.where = function.qualified_name
+
+
+class Servant:
+    """One object and the functions that it offers. Raises UsageError when a function's types cannot travel."""
+
+    def __init__(self, worker: object) -> None:
+        self.worker = worker
+        self.callees: dict[str, Callee] = {}
+        for name, function in functions_of(type(worker)).items():
+            signature = Signature(function.qualified_name, function.types.parameters)
+            code_flags = function.call.__code__.co_flags if hasattr(function.call, "__code__") else 0
+            on_loop = bool(code_flags & (_CO_COROUTINE | _CO_ASYNC_GENERATOR))
+            self.callees[name] = Callee(
+                function, signature, function.call.__get__(worker, type(worker)), runs_on_loop=on_loop
+            )
+        self.on_connect = getattr(worker, "connected", None)
+        self.connect_signature: Signature | None = None
+        if self.on_connect is not None:
+            parameters, _ = read_parameters(self.on_connect, skip=1)
+            self.connect_signature = Signature(f"{type(worker).__qualname__}.connected", parameters)
+
+    def metadata(self) -> dict[str, list[str]]:
+        """What Pyro5's clients want to know of an object."""
+        one_way = [name for name, callee in self.callees.items() if callee.function.kind is Kind.ONE_WAY]
+        return {"methods": list(self.callees), "oneway": one_way, "attrs": []}
+
+    def kinds(self) -> dict[str, str]:
+        return {name: callee.function.kind.value for name, callee in self.callees.items()}
+
+    def find(self, name: str) -> Callee:
+        """Raises UnknownFunction with the nearest name."""
+        try:
+            return self.callees[name]
+        except KeyError:
+            what = type(self.worker).__qualname__
+            raise UnknownFunction(f"{what} has no function {name!r}{nearest(name, list(self.callees))}") from None
+
+
+_CO_COROUTINE, _CO_ASYNC_GENERATOR = 0x80, 0x200
