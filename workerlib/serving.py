@@ -493,7 +493,10 @@ class ServerConnection:
     def answer_error(self, frame: Frame, error: BaseException, *, with_traceback: bool = True) -> None:
         if isinstance(error, StreamEnd):
             error, with_traceback = StopIteration(), False
-        text = _format(error) if with_traceback else f"{type(error).__name__}: {error}"
+        # A refusal has no traceback that would tell more than its text; Pyro5's clients show what is there.
+        text = f"{type(error).__name__}: {error}" if not self.session.dialect else ""
+        if with_traceback:
+            text = _format(error)
         data = error_to_wire(error, text, stock=not self.session.dialect)
         payload = self._dump(frame.serializer, data)
         if len(payload) > self.longest:

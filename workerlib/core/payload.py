@@ -277,7 +277,7 @@ def error_to_wire(error: BaseException, traceback: str, *, stock: bool) -> dict[
             kind, args = RuntimeError, [f"{_class_name(type(error))}: {_text(error)}"]
         if not isinstance(error, kind) or (kind is Exception and type(error) is not Exception):
             args = [f"{_class_name(type(error))}: {_text(error)}"]
-    attributes = {"_pyroTraceback": [line + "\n" for line in _text(traceback).rstrip("\n").split("\n")]}
+    attributes = {"_pyroTraceback": [line + "\n" for line in _text(traceback).splitlines()]}
     return {"__class__": _class_name(kind), "__exception__": True, "args": args, "attributes": attributes}
 
 
