@@ -1013,6 +1013,23 @@ def test_a_server_leaves_the_socket_of_its_successor(engine: str, path: Path) ->
     run_async(main, engine)
 
 
+def test_a_listen_that_is_cancelled_leaves_no_socket(engine: str, path: Path) -> None:
+    """Neither its file nor its descriptor, which the loop would go on to watch under a number that others get."""
+
+    async def main() -> None:
+        for turns in range(4):
+            server = Server(SETTINGS)
+            listening = asyncio.ensure_future(server.listen(UnixLocation(str(path))))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            listening.cancel()
+            await asyncio.wait({listening})
+            assert path.exists() is not listening.cancelled()
+            await server.close()
+
+    run_async(main, engine)
+
+
 def test_a_socket_path_that_is_too_long_is_refused(engine: str, tmp_path: Path) -> None:
     """By both ends, with its length."""
 

@@ -1,6 +1,7 @@
 """Starts a worker's process on this host."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,20 +9,29 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from workerlib.core.daemonizing import ExitCause
 from workerlib.shell import process
-from workerlib.shell.pidfd import wait_pidfd
+from workerlib.shell.pidfd import wait_own_pidfd
 
 MAX_LINE = 64 << 10
 """Bytes of one line of stderr; a longer one is passed on in parts."""
+
+READ_SIZE = 256 << 10
+"""Bytes of stderr taken at most in one turn of the loop."""
 
 Watch = Callable[[subprocess.Popen[bytes]], Awaitable[ExitCause]]
 """Waits for the end of a child process and reaps it. A program with one reaper for all children brings its own."""
 
 
-async def wait_by_pidfd(child: "subprocess.Popen[bytes]") -> ExitCause:
-    """Waits for and reaps exactly this child, whoever else waits for other children of this process."""
-    pidfd = os.pidfd_open(child.pid)
+def wait_by_pidfd(child: "subprocess.Popen[bytes]") -> Awaitable[ExitCause]:
+    """Waits for and reaps exactly this child, whoever else waits for other children of this process.
+
+    Raises OSError at once when there is no descriptor for it; the waiting itself needs no more of them.
+    """
+    return _reap(child, os.pidfd_open(child.pid))
+
+
+async def _reap(child: "subprocess.Popen[bytes]", pidfd: int) -> ExitCause:
     try:
-        await wait_pidfd(pidfd)
+        await wait_own_pidfd(pidfd)
         result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)  # noqa: ASYNC222 - it has exited
     finally:
         os.close(pidfd)
@@ -31,42 +41,62 @@ async def wait_by_pidfd(child: "subprocess.Popen[bytes]") -> ExitCause:
     return cause
 
 
-class _Lines(asyncio.Protocol):
-    """Cuts what comes through a pipe into lines."""
+class _Lines:
+    """Reads a pipe, which it owns, and cuts what comes through it into lines.
 
-    def __init__(self, on_line: Callable[[str], None]) -> None:
+    Not with a transport: uvloop's closes the descriptor of a pipe twice, and by the second time another thread may have
+    got that number.
+    """
+
+    def __init__(self, pipe: int, on_line: Callable[[str], None]) -> None:
+        self._pipe = pipe
         self._on_line = on_line
         self._rest = b""
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        os.set_blocking(pipe, False)
+        self._loop.add_reader(pipe, self._read)
 
-    def data_received(self, data: bytes) -> None:
+    def _read(self) -> None:
+        try:
+            data = os.read(self._pipe, READ_SIZE)
+        except BlockingIOError:
+            return
+        if not data:
+            self.close()
+            return
         *lines, rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._emit(line)
+        self._rest = b""
         while len(rest) > MAX_LINE:
-            self._emit(rest[:MAX_LINE])
+            lines.append(rest[:MAX_LINE])
             rest = rest[MAX_LINE:]
         self._rest = rest
+        for line in lines:
+            self._emit(line)
 
     def _emit(self, line: bytes) -> None:
         self._on_line(line.decode(errors="backslashreplace"))
 
-    def connection_lost(self, _error: Exception | None) -> None:
-        if self._rest:
-            self._emit(self._rest)
-        self.ended.set_result(None)
+    def close(self) -> None:
+        """Reads no more. Idempotent."""
+        if self._pipe >= 0:
+            self._loop.remove_reader(self._pipe)
+            os.close(self._pipe)
+            self._pipe = -1
+            self.ended.set_result(None)
+            if self._rest:
+                self._emit(self._rest)
 
 
 class Launched:
     """A process that was started: the foreground process of a worker."""
 
     def __init__(
-        self, child: "subprocess.Popen[bytes]", watch: Watch, lines: _Lines, pipe: asyncio.BaseTransport
+        self, child: "subprocess.Popen[bytes]", watch: Watch, stderr: int, on_stderr: Callable[[str], None]
     ) -> None:
         self._child = child
-        self._lines = lines
-        self._pipe = pipe
         self._exit = asyncio.ensure_future(watch(child))
+        self._lines = _Lines(stderr, on_stderr)
 
     @property
     def pid(self) -> int:
@@ -86,7 +116,7 @@ class Launched:
 
     def close(self) -> None:
         """Reads no more of its stderr."""
-        self._pipe.close()
+        self._lines.close()
 
 
 class LocalLauncher:
@@ -110,21 +140,24 @@ class LocalLauncher:
         Raises OSError when the program cannot be started. Blocks for the time of a vfork and exec, about 1 ms.
         """
         # A memory file, not a pipe: it takes any length at once, and python-daemon cannot mistake it for a socket.
-        config = os.memfd_create("workerlib-config", os.MFD_CLOEXEC)
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        try:
+        with contextlib.ExitStack() as cleanup:
+            config = os.memfd_create("workerlib-config", os.MFD_CLOEXEC)
+            cleanup.callback(os.close, config)
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+            cleanup.callback(os.close, writing)
             os.write(config, stdin)
             os.lseek(config, 0, os.SEEK_SET)
-            child = subprocess.Popen(  # noqa: ASYNC220 - asyncio's own can signal a stranger after pid reuse
-                argv, env=env, stdin=config, stdout=subprocess.DEVNULL, stderr=writing, pass_fds=pass_fds, cwd=cwd
-            )
+            try:
+                child = subprocess.Popen(  # noqa: ASYNC220 - asyncio's own can signal a stranger after pid reuse
+                    argv, env=env, stdin=config, stdout=subprocess.DEVNULL, stderr=writing, pass_fds=pass_fds, cwd=cwd
+                )
+            except BaseException:
+                os.close(reading)
+                raise
+        try:
+            return Launched(child, self._watch, reading, on_stderr)
         except BaseException:
             os.close(reading)
+            child.kill()
+            child.wait()
             raise
-        finally:
-            os.close(config)
-            os.close(writing)
-        pipe, lines = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: _Lines(on_stderr), os.fdopen(reading, "rb", buffering=0)
-        )
-        return Launched(child, self._watch, lines, pipe)

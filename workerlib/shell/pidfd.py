@@ -16,15 +16,22 @@ def _complete(future: "asyncio.Future[None]") -> None:
 
 async def wait_pidfd(pidfd: int) -> None:
     """Waits until the process has ended. It need not be a child; it is not reaped."""
+    own = os.dup(pidfd)  # a loop keeps one reader for each descriptor, and others may wait for the same process
+    try:
+        await wait_own_pidfd(own)
+    finally:
+        os.close(own)
+
+
+async def wait_own_pidfd(pidfd: int) -> None:
+    """The same with a descriptor that nobody else waits with."""
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
-    own = os.dup(pidfd)  # a loop keeps one reader for each descriptor, and others may wait for the same process
-    loop.add_reader(own, _complete, ended)
+    loop.add_reader(pidfd, _complete, ended)
     try:
         await ended
     finally:
-        loop.remove_reader(own)
-        os.close(own)
+        loop.remove_reader(pidfd)
 
 
 async def end_process(pidfd: int) -> None:

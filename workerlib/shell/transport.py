@@ -269,12 +269,14 @@ class Listener:
         self._server = server
         self.location = location
         self._inode = inode
+        self._owner = os.getpid()
 
     def close(self) -> None:
         """Idempotent. Connections that were accepted stay."""
         self._server.close()
-        if isinstance(self.location, UnixLocation) and self._inode is not None:
-            # Only our own file: another server may have bound the name after ours was removed.
+        if isinstance(self.location, UnixLocation) and self._inode is not None and os.getpid() == self._owner:
+            # Only our own file: another server may have bound the name after ours was removed, and a child that was
+            # forked off has no say.
             with contextlib.suppress(FileNotFoundError):
                 path = Path(self.location.path)
                 if path.stat().st_ino == self._inode:
@@ -296,11 +298,17 @@ async def listen(location: Location, factory: Factory, *, tls: ssl.SSLContext | 
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         inode = _bind(sock, location.path)
-        server = await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG)
+        server = await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG, start_serving=False)
     except BaseException:
         sock.close()
         raise
-    return Listener(server, location, inode)
+    listener = Listener(server, location, inode)
+    try:
+        await server.start_serving()
+    except BaseException:  # cancelled: the loop watches the socket already
+        listener.close()
+        raise
+    return listener
 
 
 def _bind(sock: socket.socket, path: str) -> int:
