@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -81,7 +82,7 @@ def load_worker(reference: str) -> type:
     if place.startswith("/") and os.path.abspath(getattr(main, "__file__", None) or "") == place:  # noqa: PTH100
         names: Mapping[str, Any] = vars(main)  # a program that starts its workers as itself
     elif place.startswith("/"):
-        names = runpy.run_path(place, run_name=SCRIPT_MODULE)
+        names = _load_script(place)
     else:
         try:
             names = vars(import_module(place))
@@ -98,6 +99,17 @@ def load_worker(reference: str) -> type:
     if not (isinstance(value, type) and issubclass(value, Worker)):
         raise UsageError(f"{reference!r} is a {type(value).__name__}, not a subclass of workerlib.Worker")
     return value
+
+
+def _load_script(path: str) -> Mapping[str, Any]:
+    """What a script, or a directory or zip file with a `__main__.py`, defines.
+
+    It stays in sys.modules as a module does: annotations of its classes are resolved there when they are needed.
+    """
+    module = ModuleType(SCRIPT_MODULE)
+    vars(module).update(runpy.run_path(path, run_name=SCRIPT_MODULE))
+    sys.modules[SCRIPT_MODULE] = module
+    return vars(module)
 
 
 class _Control:

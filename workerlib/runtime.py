@@ -64,15 +64,28 @@ def new_worker_id(name: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)}-{secrets.token_hex(6)}"
 
 
+_OPTIONS = re.compile(r"-(?=.)([^XWmc-]*)(?:([XWmc])(.*))?", re.DOTALL)
+"""One argument with options of the interpreter: flags, and at its end perhaps an option with a value."""
+
+
 def interpreter_command() -> list[str]:
     """This process's interpreter with its options: what `python -X dev -W error script.py` had before the script."""
     options: list[str] = []
     arguments = iter(sys.orig_argv[1:])
     for argument in arguments:
-        if argument in {"-X", "-W"}:
+        if argument == "--check-hash-based-pycs":
             options += [argument, next(arguments, "")]
-        elif argument.startswith("-") and argument not in {"-m", "-c", "-", "--"}:
+        elif argument.startswith("--") and argument != "--":
             options.append(argument)
+        elif (cluster := _OPTIONS.fullmatch(argument)) is not None:
+            flags, last, value = cluster.groups(default="")
+            if last in {"X", "W"}:  # what follows in the same argument is the value, else the next argument is
+                options += [argument] if value else [argument, next(arguments, "")]
+                continue
+            if flags := flags.replace("i", ""):  # a worker has nobody to be interactive with
+                options.append(f"-{flags}")
+            if last:  # -m or -c: the program
+                break
         else:
             break
     return [sys.executable, *options]
@@ -80,7 +93,11 @@ def interpreter_command() -> list[str]:
 
 def absolute_sys_path() -> list[str]:
     """Where this process imports from, for a worker that works in another directory."""
-    return [str(Path(entry).absolute()) for entry in sys.path]
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was removed: nothing can be imported from it
+        return [entry for entry in sys.path if Path(entry).is_absolute()]
+    return [str(here / entry) for entry in sys.path]
 
 
 def program_command() -> list[str]:
@@ -91,7 +108,9 @@ def program_command() -> list[str]:
 
 def print_stderr(name: str, line: str) -> None:
     """What happens to a worker's stderr before it is released, unless `spawn` was told otherwise."""
-    with contextlib.suppress(OSError, ValueError):  # our own stderr may be closed; the line is kept for SpawnError
+    if sys.stderr is None:  # closed when this process started
+        return
+    with contextlib.suppress(OSError, ValueError):  # closed since; the line is kept for SpawnError
         sys.stderr.write(f"[WORKER {name} STDERR]: {line}\n")
         sys.stderr.flush()
 
@@ -275,8 +294,17 @@ class Master:
         """Starts the worker's process. Raises UsageError, and OSError when it cannot be started."""
         if MARKER in options.env:
             raise UsageError(f"env cannot set {MARKER}: workerlib marks its workers with it")
-        stdout, stderr = _passable(options.stdout), _passable(options.stderr)
-        passed = [redirect.fd for redirect in (stdout, stderr) if redirect.target is Target.DESCRIPTOR]
+        passed: list[int] = []
+        try:
+            return await self._launch(options, record, on_stderr, passed)
+        finally:
+            for fd in passed:
+                os.close(fd)
+
+    async def _launch(
+        self, options: SpawnOptions, record: WorkerRecord, on_stderr: Callable[[str], None], passed: list[int]
+    ) -> Launched:
+        """Notes in `passed` the descriptors that it makes for the worker."""
         config = WorkerConfig(
             worker=options.reference,
             worker_id=record.worker_id,
@@ -287,36 +315,33 @@ class Master:
             shutdown_on=options.shutdown_on,
             cd=options.cd,
             umask=options.umask,
-            stdout=stdout,
-            stderr=stderr,
+            stdout=_passable(options.stdout, passed),
+            stderr=_passable(options.stderr, passed),
             connection_timeout_s=options.connection_timeout_s,
             settings=effective_settings(options.settings),
             sys_path=None if options.sys_path is None else list(options.sys_path),
             parent_pid=os.getpid(),
         )
-        try:
-            return await self._launcher.launch(
-                self.command(options, record),
-                env={**os.environ, **options.env, MARKER: MARKER_VALUE},
-                stdin=encode_config(config),
-                on_stderr=on_stderr,
-                pass_fds=passed,
-                cwd=options.cd if options.sys_path is None else None,
-            )
-        finally:
-            for fd in passed:
-                os.close(fd)
+        return await self._launcher.launch(
+            self.command(options, record),
+            env={**os.environ, **options.env, MARKER: MARKER_VALUE},
+            stdin=encode_config(config),
+            on_stderr=on_stderr,
+            pass_fds=passed,
+            cwd=options.cd if options.sys_path is None else None,
+        )
 
 
 LOWEST_PASSED = 64
 """Descriptors that a worker inherits get numbers from here on, out of the way of its standard streams."""
 
 
-def _passable(redirect: Redirect) -> Redirect:
-    """The redirect with a descriptor of its own, that a worker can inherit under the same number."""
+def _passable(redirect: Redirect, passed: list[int]) -> Redirect:
+    """The redirect with a descriptor of its own, that a worker can inherit under the same number; added to `passed`."""
     if redirect.target is not Target.DESCRIPTOR:
         return redirect
-    return Redirect.descriptor(fcntl.fcntl(redirect.fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_PASSED))
+    passed.append(fcntl.fcntl(redirect.fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_PASSED))
+    return Redirect.descriptor(passed[-1])
 
 
 class _Spawning:
@@ -515,6 +540,8 @@ def become_worker() -> None:
 
 
 _masters: dict[asyncio.AbstractEventLoop, tuple[Master, AsyncGenerator[None, None]]] = {}
+_starting: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
+"""Held while a loop's master starts: many spawns at once may be the first."""
 
 
 async def start_master(
@@ -531,8 +558,19 @@ async def start_master(
     loop = asyncio.get_running_loop()
     if worker_command is not None and _is_worker:
         raise UsageError("this process is a spawned worker: it cannot call start_master_server (it can spawn, though)")
-    if loop in _masters:
-        raise UsageError("this event loop has a master server already; start it once, before the first spawn")
+    async with _starting.setdefault(loop, asyncio.Lock()):
+        if loop in _masters:
+            raise UsageError("this event loop has a master server already; start it once, before the first spawn")
+        return await _start(loop, settings, launcher, worker_command, tls)
+
+
+async def _start(
+    loop: asyncio.AbstractEventLoop,
+    settings: RpcSettings | None = None,
+    launcher: Launcher | None = None,
+    worker_command: Sequence[str] | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> Master:
     folder = process_dir()
     server = Server(effective_settings(settings))
     location = await server.listen(UnixLocation(str(folder / f"master-{secrets.token_hex(3)}.sock")), tls=tls)
@@ -544,14 +582,21 @@ async def start_master(
 
 
 async def _life_of(loop: asyncio.AbstractEventLoop, master: Master) -> AsyncGenerator[None, None]:
+    owner = os.getpid()
     try:
         yield
     finally:
         del _masters[loop]
-        await master.close()
+        _starting.pop(loop, None)
+        if os.getpid() == owner:  # a child that was forked off must not end what its parent uses
+            await master.close()
 
 
 async def current_master() -> Master:
     """The master server of the running event loop, started when there is none."""
-    found = _masters.get(asyncio.get_running_loop())
-    return found[0] if found is not None else await start_master()
+    loop = asyncio.get_running_loop()
+    if (found := _masters.get(loop)) is not None:
+        return found[0]
+    async with _starting.setdefault(loop, asyncio.Lock()):
+        found = _masters.get(loop)
+        return found[0] if found is not None else await _start(loop)

@@ -120,11 +120,13 @@ def reference_of(worker: type) -> str:
     if module == "__main__":
         main = sys.modules["__main__"]
         spec = getattr(main, "__spec__", None)
-        module = spec.name if spec is not None else getattr(main, "__file__", None) or ""
-        if not module:
+        if spec is not None and spec.name != "__main__":
+            return f"{spec.name}:{worker.__qualname__}"
+        file = getattr(main, "__file__", None)
+        if not file:
             raise UsageError(f"{worker.__qualname__} is defined in an interactive session; put it into a file")
-        if spec is None:
-            module = str(Path(module).absolute())
+        script = Path(file).absolute()
+        module = str(script if spec is None else script.parent)  # with a spec: a directory or zip file that was run
     return f"{module}:{worker.__qualname__}"
 
 

@@ -3,16 +3,18 @@
 import asyncio
 import os
 import re
+import resource
 import signal
 import stat
 import subprocess
 import sys
+import zipfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import alive, command_line, wait_until
+from support import ENGINES, alive, children, command_line, open_fds, run_async, wait_until
 from workers import BlocksInInit, NeverInitialised, RaisesInInit, Sum
 
 from workerlib import (
@@ -31,7 +33,7 @@ from workerlib import (
     Worker,
     connect,
 )
-from workerlib.runtime import SpawnOptions, absolute_sys_path, current_master
+from workerlib.runtime import SpawnOptions, absolute_sys_path, current_master, interpreter_command
 from workerlib.shell.loop import run
 from workerlib.shell.private_dir import base_dir
 
@@ -622,3 +624,194 @@ def test_stdin_that_was_read_before_is_told() -> None:
     )
     assert result.returncode == 1
     assert "was stdin read before worker_init_before_async()?" in result.stderr
+
+
+# How the master runs
+
+JOB = """
+from __future__ import annotations
+import asyncio, os, sys
+from dataclasses import dataclass
+from workerlib import Redirect, ShutdownOn, Worker, rpc
+
+@dataclass
+class Point:
+    x: int
+    next: Point | None = None
+
+class Job(Worker):
+    @rpc
+    async def following(self, point: Point) -> Point:
+        return Point(point.x + 1, point)
+
+NULL = Redirect.dev_null()
+
+async def spawn(**options):
+    how = {"shutdown_on": ShutdownOn.CONNECTION_CLOSED, "redirect_stdout": NULL, "redirect_stderr": NULL, **options}
+    return await Job.spawn(**how)
+
+async def main():
+    async with await spawn() as connection:
+        print(await connection.run(Job.following, Point(1)))
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def run_python(*arguments: str, cwd: Path, **options: Any) -> str:
+    """Runs a master to its end; what it printed. Fails when it failed."""
+    command = [sys.executable, *arguments]
+    run = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False, **options)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize("how", ["script", "module", "package", "joined options", "directory", "zip file", "other -c"])
+def test_a_worker_class_is_found_however_its_program_was_started(how: str, tmp_path: Path) -> None:
+    """A class of the master's own main module comes up with its types, which refer to each other by name."""
+    (tmp_path / "job.py").write_text(JOB)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__main__.py").write_text(JOB)
+    with zipfile.ZipFile(tmp_path / "job.zip", "w") as archive:
+        archive.writestr("__main__.py", JOB)
+    arguments = {
+        "script": ["job.py"],
+        "module": ["-m", "job"],
+        "package": ["-m", "package"],
+        "joined options": ["-um", "job"],
+        "directory": ["package"],
+        "zip file": ["job.zip"],
+        "other -c": ["-uc", "import asyncio, job; asyncio.run(job.main())"],
+    }
+    assert run_python(*arguments[how], cwd=tmp_path) == "Point(x=2, next=Point(x=1, next=None))\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        ("script.py -m x", ""),
+        ("-m module", ""),
+        ("-um module", "-u"),
+        ("-ucprint() a", "-u"),
+        ("-bW error -Xdev -X utf8 script.py", "-bW error -Xdev -X utf8"),
+        ("-Werror::BytesWarning -", "-Werror::BytesWarning"),
+        ("-i -Bi script.py", "-B"),
+        ("--check-hash-based-pycs always -Em module", "--check-hash-based-pycs always -E"),
+        ("-E -- script.py", "-E"),
+    ],
+)
+def test_workers_get_the_options_of_the_masters_interpreter(
+    line: str, options: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All options before the program, however they are joined, but neither the program nor -i, which needs somebody."""
+    monkeypatch.setattr(sys, "orig_argv", ["python", *line.split(" ")])
+    assert interpreter_command() == [sys.executable, *options.split()]
+
+
+def test_a_master_can_be_without_working_directory_and_standard_streams(tmp_path: Path) -> None:
+    """Its directory was removed, its stdin and stderr are closed: a worker that writes to stderr comes up."""
+    (tmp_path / "job.py").write_text(JOB + "if os.environ.get('LOUD'): print('loud', file=sys.stderr)\n")
+    (tmp_path / "gone").mkdir()
+    program = f"""
+import os, sys
+os.rmdir(os.getcwd())
+sys.path.append({str(tmp_path)!r})
+import asyncio, job
+async def main():
+    async with await job.spawn(env={{"LOUD": "1"}}) as connection:
+        print(sys.stderr, await connection.run(job.Job.following, job.Point(1)))
+asyncio.run(main())
+"""
+    command = ["sh", "-c", '"$0" -c "$1" 0<&- 2<&-', sys.executable, program]
+    run = subprocess.run(command, cwd=tmp_path / "gone", stdout=subprocess.PIPE, timeout=60, check=False)
+    assert run.stdout == b"None Point(x=2, next=Point(x=1, next=None))\n"
+
+
+def test_a_forked_child_of_the_master_takes_nothing_with_it(tmp_path: Path) -> None:
+    """Its end removes no socket and ends no worker of its parent."""
+    (tmp_path / "job.py").write_text(JOB)
+    program = """
+import asyncio, os, sys
+from job import *
+async def main():
+    connection, served = await spawn(), await Job.serve()
+    child = os.fork()
+    if child == 0:
+        sys.exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    async with asyncio.timeout(20):
+        for other in (connection, await served.handle.connect(), await spawn()):
+            print((await other.run(Job.following, Point(1))).x)
+            await other.close()
+    await served.close()
+asyncio.run(main())
+"""
+    assert run_python("-c", program, cwd=tmp_path) == "2\n2\n2\n"
+
+
+# Many at once, and short of resources
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_first_spawns_at_once_share_one_master(engine: str) -> None:
+    """An event loop has one master, also when many ask for it before it listens."""
+
+    async def scenario() -> None:
+        masters = await asyncio.gather(*(current_master() for _ in range(5)))
+        assert len(set(masters)) == 1
+
+    run_async(scenario, engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_spawn_that_is_cancelled_at_once_leaves_no_process(engine: str) -> None:
+    """Cancelled after any number of turns of the loop, the launched process has been reaped when spawn returns."""
+
+    async def scenario() -> None:
+        await current_master()
+        before = children()
+        for turns in range(8):
+            spawning = asyncio.ensure_future(spawn())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            spawning.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await spawning
+            assert children() == before, f"after {turns} turns"
+
+    run_async(scenario, engine)
+
+
+def test_a_spawn_for_lack_of_descriptors_leaves_nothing() -> None:
+    """Whichever descriptor is the first that cannot be had, SpawnError comes, and the others are closed again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def scenario() -> None:
+        async with await spawn() as first:
+            fds, kids = set(open_fds()), children()
+            for spare in range(4):
+                limit = max(fds) + 1 + spare - len(set(range(max(fds))) - fds)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+                try:
+                    with pytest.raises(SpawnError, match="Too many open files"):
+                        await spawn()
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                assert (set(open_fds()), children()) == (fds, kids)
+            assert await first.run(Sum.add, 1) == 1
+
+    check(scenario)
+
+
+def test_a_redirect_to_a_descriptor_that_is_closed_leaves_no_other_open() -> None:
+    """The descriptor made for stdout is closed again when the one for stderr cannot be made."""
+
+    async def scenario() -> None:
+        await current_master()
+        fds = set(open_fds())
+        with pytest.raises(SpawnError, match="Bad file descriptor"):
+            await spawn(redirect_stdout=Redirect.descriptor(1), redirect_stderr=Redirect.descriptor(999))
+        assert set(open_fds()) == fds
+
+    check(scenario)
