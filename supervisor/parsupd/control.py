@@ -13,7 +13,7 @@ from typing import Any
 
 from parsupd.core import events as told
 from parsupd.core.fleet import Fleet, InstanceStatus, NoSuchUnitError, ShuttingDownError, Why
-from parsupd.core.units import ActiveState, Incarnation, SubState
+from parsupd.core.units import ActiveState, Incarnation, SubState, Target
 from parsupd.executor import Executor
 from workerlib import __version__, rpc
 
@@ -69,18 +69,31 @@ class Supervisor:
 
     @rpc
     async def stop(self, names: list[str], wait: bool = True, timeout_s: float | None = None) -> list[Info]:
-        """Stops units, first those that require them. With `wait`, returns when each is down. Raises as `start`."""
+        """Stops units, first those that require them. With `wait`, returns when each is down.
+
+        Raises as `start`, and RuntimeError when somebody starts one again before it was seen down.
+        """
         self._command([told.Stop(name) for name in names])
-        return await self._until(names, lambda status: status.sub_state in AT_REST, wait, timeout_s)
+
+        def done(status: InstanceStatus) -> bool:
+            if status.sub_state not in AT_REST and status.target is Target.UP:
+                raise RuntimeError(f"{status.name} was started again before it was down")
+            return status.sub_state in AT_REST
+
+        return await self._until(names, done, wait, timeout_s)
 
     @rpc
     async def restart(self, names: list[str], wait: bool = True, timeout_s: float | None = None) -> list[Info]:
-        """Stops and starts units. With `wait`, returns when each is up again, or has failed. Raises as `start`."""
+        """Stops and starts units. With `wait`, returns when each is up again, has failed, or was stopped by another.
+
+        Raises as `start`.
+        """
         before = {status.name: status.generation for status in self._statuses(names)}
         self._command([told.Restart(name) for name in names])
 
         def done(status: InstanceStatus) -> bool:
-            return status.sub_state in UP | AT_REST and status.generation > before[status.name]
+            # At rest without a new generation: what it requires has failed, or somebody stopped it meanwhile.
+            return status.sub_state in AT_REST or (status.sub_state in UP and status.generation > before[status.name])
 
         return await self._until(names, done, wait, timeout_s)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -233,7 +234,8 @@ def test_the_start_limit_ends_a_restart_loop(tmp_path: Path) -> None:
 
 def test_stop_waits_until_the_group_is_empty_and_kills_what_ignores_it(tmp_path: Path) -> None:
     """A grandchild that ignores SIGTERM is killed after timeout_stop_sec; stop returns when nobody is left."""
-    script = "(trap '' TERM; while :; do sleep 1; done) & echo $! >&2; trap 'exit 0' TERM; wait"
+    ignores = r"trap '' TERM; echo \$\$ >&2; while :; do sleep 1; done"  # its pid, not the outer shell's
+    script = f'trap "exit 0" TERM; sh -c "{ignores}" & wait'
     with daemon(tmp_path, f"[unit.a]\n{simple(script, timeout_stop_sec=0.5, stderr='inherit')}") as running:
         running.wait_for("a@1", lambda s: s["sub_state"] == "running")
         wait_until(lambda: [line for line in running.log.read_text().splitlines() if line.isdigit()], what="its pid")
@@ -242,6 +244,43 @@ def test_stop_waits_until_the_group_is_empty_and_kills_what_ignores_it(tmp_path:
         assert status["sub_state"] == "dead"
         assert not alive(grandchild)
         assert running.changes("a@1")[-3:] == ["stopping", "killing", "dead"]
+
+
+def test_restart_of_what_cannot_start_returns(tmp_path: Path) -> None:
+    """A restart whose dependency fails has no new generation to wait for: it returns the failure, and does not hang."""
+    bad = "type = 'simple'\nexec = ['/nonexistent/program']\nrestart = 'no'"
+    with daemon(tmp_path, f"[unit.bad]\n{bad}\n[unit.child]\n{simple('sleep 600', requires=['bad'])}") as running:
+        running.wait_for("child@1", lambda s: s["state"] == "failed")
+        (found,) = running.call("restart", ["child"], timeout_s=10)
+        assert found["state"] == "failed"
+        assert found["reason"].startswith("it requires bad")
+
+
+SLOW_TO_STOP = "trap 'sleep 0.5; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+
+
+def test_a_stop_that_another_command_overrides_says_so(tmp_path: Path) -> None:
+    """A restart during a stop wins, and whoever waits for the stop is told, instead of waiting for ever."""
+    with daemon(tmp_path, f"[unit.a]\n{simple(SLOW_TO_STOP)}") as running:
+        wait_until(lambda: "up" in running.log.read_text().splitlines(), what="its trap is set")
+        with ThreadPoolExecutor(1) as pool:
+            stop = pool.submit(running.call, "stop", ["a"], timeout_s=10)
+            running.wait_for("a@1", lambda s: s["sub_state"] == "stopping")
+            (found,) = running.call("restart", ["a"], timeout_s=10)
+            with pytest.raises(RuntimeError, match="a@1 was started again before it was down"):
+                stop.result(15)
+        assert found["state"] == "active"
+
+
+def test_a_restart_that_a_stop_overrides_returns(tmp_path: Path) -> None:
+    """A stop during a restart wins, and whoever waits for the restart sees that it is down."""
+    with daemon(tmp_path, f"[unit.a]\n{simple(SLOW_TO_STOP)}") as running:
+        wait_until(lambda: "up" in running.log.read_text().splitlines(), what="its trap is set")
+        with ThreadPoolExecutor(1) as pool:
+            restart = pool.submit(running.call, "restart", ["a"], timeout_s=10)
+            running.wait_for("a@1", lambda s: s["sub_state"] == "stopping")
+            running.call("stop", ["a"], timeout_s=10)
+            assert restart.result(15)[0]["state"] == "inactive"
 
 
 def test_stop_start_and_restart_are_idempotent(tmp_path: Path) -> None:

@@ -458,14 +458,15 @@ class Fleet:
         reason = state.reason
         if state.sub_state is SubState.WAITING and unit.blockers:
             reason = f"{reason}; waits for {', '.join(self._in_order(unit.blockers))}"
-        if instance in unit.held:
-            reason = f"{reason}; {unit.held[instance].reason}: waits until its dependants are down"
+        held = unit.held.get(instance)
+        if held is not None:
+            reason = f"{reason}; {held.reason}: waits until its dependants are down"
         return InstanceStatus(
             name=str(instance),
             unit=instance.unit,
             type=state.spec.type,
             description=state.spec.description,
-            target=state.target,
+            target=Target.DOWN if isinstance(held, StopOrder) else state.target,
             active_state=ACTIVE_STATE[state.sub_state],
             sub_state=state.sub_state,
             since=state.since,
