@@ -5,6 +5,7 @@ import glob
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,10 @@ class Daemon:
         """Runs until everything is down; returns the exit status."""
         runtime = self.place.runtime_dir
         token = leftovers.token_of(runtime)
+        early: list[str] = []
+        self._follow_signals(early.append)  # before anything takes time: the default action would leave things behind
+        if found := leftovers.find(token):
+            self.log.warning("ending_leftovers", pids=found, reason="an earlier parsupd on this directory left them")
         for pid in await leftovers.end(token):
             self.log.warning("leftover_ended", pid=pid, reason="an earlier parsupd on this runtime directory left it")
         children = Children()
@@ -74,9 +79,9 @@ class Daemon:
             for name in (nameserver.OBJECT, SUPERVISOR):
                 names.publish(name, str(Uri(name, socket)), ["kind:parsupd"])
             await server.listen(socket)
-            self._follow_signals(executor)
+            self._follow_signals(lambda name: executor.feed(told.ShutdownRequested(f"{name} received")))
             self.log.info("started", version=__version__, pid=os.getpid(), socket=socket.path)
-            executor.feed(told.StartDefault())
+            executor.feed(told.ShutdownRequested(f"{early[0]} received") if early else told.StartDefault())
             status = await executor.done
             for pid in await children.end_strays(lambda pid: leftovers.carries(pid, token), within_s=2.0):
                 self.log.warning("stray_ended", pid=pid, reason="it had left its unit's process group")
@@ -88,12 +93,12 @@ class Daemon:
         self.log.info("stopped", status=status)
         return status
 
-    def _follow_signals(self, executor: Executor) -> None:
+    def _follow_signals(self, on_signal: Callable[[str], None]) -> None:
+        """Gives the names of the signals that ask for an end to `on_signal`; replaces an earlier one."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             # SIGHUP: a closed terminal must not leave units behind, and there is nothing to reload yet.
-            name = signal.Signals(signum).name
-            loop.add_signal_handler(signum, executor.feed, told.ShutdownRequested(f"{name} received"))
+            loop.add_signal_handler(signum, on_signal, signal.Signals(signum).name)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -186,6 +186,23 @@ def test_after_kill_9_a_new_daemon_ends_what_was_left(tmp_path: Path) -> None:
         assert old in [record["pid"] for record in second.records("leftover_ended")]
 
 
+def test_a_signal_while_leftovers_are_ended(tmp_path: Path) -> None:
+    """SIGTERM in the first seconds, while what a killed daemon left is still being ended: that is finished, exit 0."""
+    config = f"[unit.a]\n{simple('trap : TERM; echo ready >&2; while :; do sleep 1; done', stderr='inherit')}"
+    first = Daemon(tmp_path, config)
+    wait_until(lambda: "ready" in first.log.read_text(), what="the unit ignores SIGTERM")
+    old = first.status("a@1")["pid"]
+    first.process.kill()
+    first.process.wait()
+    with first.log.open("ab") as log:
+        second = subprocess.Popen(first.process.args, stdout=log, stderr=log)
+    wait_until(lambda: first.records("ending_leftovers"), what="leftovers are being ended")
+    second.terminate()
+    assert second.wait(30) == 0
+    assert not alive(old)
+    assert_nothing_left(first)
+
+
 def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     """A socket file that a killed daemon left does not keep a new one from starting."""
     first = Daemon(tmp_path, "")

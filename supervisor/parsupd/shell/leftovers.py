@@ -17,7 +17,8 @@ TOKEN = "PARSUP_TOKEN"  # noqa: S105 - the name of a variable; its value is no s
 
 
 def token_of(runtime_dir: Path) -> str:
-    return f"parsupd:{runtime_dir}"
+    """What names one runtime directory, however its path is spelled."""
+    return f"parsupd:{runtime_dir.resolve()}"
 
 
 def carries(pid: int, token: str) -> bool:
