@@ -172,6 +172,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         # Programs that are ended with SIGKILL leave their temporary files; these all lie in here.
         os.environ["TMPDIR"] = tempfile.tempdir = scratch
+        # Installed packages have their bytecode; a checkout must be allowed to keep its own, or each start compiles it.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         try:
             sys.exit(main())
         except KeyboardInterrupt:

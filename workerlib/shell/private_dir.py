@@ -3,7 +3,6 @@
 import contextlib
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from workerlib.errors import UsageError
@@ -38,6 +37,8 @@ def base_dir() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.access(runtime, os.W_OK | os.X_OK):
         return make_private(Path(runtime) / "workerlib")
+    import tempfile  # noqa: PLC0415 - it loads four compression libraries, and a login session has no need of it
+
     return make_private(Path(tempfile.gettempdir()) / f"workerlib-{os.geteuid()}")
 
 
