@@ -162,12 +162,6 @@ class WorkerRecord(msgspec.Struct, eq=False):
     def uri(self) -> Uri:
         return Uri(self.worker_id, self.location)
 
-    def signal(self, signum: int) -> None:
-        """Sends a signal to exactly this process; nothing when it has gone."""
-        if self.pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signum)
-
 
 class _Registry:
     """The object that workers call."""
