@@ -19,7 +19,7 @@ from workerlib.connection import Connection, open_to
 from workerlib.core.config import MARKER, MARKER_VALUE, MAX_SIZE, WorkerConfig, decode_config, split_reference
 from workerlib.core.payload import error_to_wire
 from workerlib.core.uri import UnixLocation, parse_uri
-from workerlib.errors import UsageError, WorkerlibError
+from workerlib.errors import ConnectionLost, HandshakeError, UsageError, WorkerlibError
 from workerlib.redirects import Target
 from workerlib.runtime import CONTROL, become_worker
 from workerlib.servant import Servant, current_session
@@ -31,6 +31,9 @@ from workerlib.worker import Worker, initialise
 
 LOST = 254
 """Exit status of a worker that has lost what its life hung on, or that nobody initialised (as in Rpc_parallel)."""
+
+FIRST_RETRY_S, LAST_RETRY_S = 0.02, 1.0
+"""Between two attempts of a worker to reach the master that replaces its own: each pause is twice the one before."""
 
 SCRIPT_MODULE = "__workerlib_main__"
 """What a script is called while it is loaded for the worker class in it, so that its main part does not run."""
@@ -142,6 +145,7 @@ class Hosted:
         self._server = Server(env.config.settings)
         self._server.add(CONTROL, _Control(self))
         self._master: Connection | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._initialising = False
         self._patience: asyncio.TimerHandle | None = None
         self._exit: asyncio.Future[int] = self._loop.create_future()
@@ -150,10 +154,9 @@ class Hosted:
         """Listens, registers, and releases the caller. Raises what keeps it from that."""
         config = self._config
         await self._server.listen(parse_uri(f"PYRO:{config.worker_id}@{config.location}").location)
-        self._master = await open_to(parse_uri(config.master), settings=config.settings)
-        self._loop.create_task(self._watch_master(self._master))
+        self._master = await self._register()
+        self._watching = self._loop.create_task(self._watch_master(self._master))
         self._be_patient("nobody initialised it")
-        await self._master.call("register", config.worker_id, config.token)
         release(config.stdout, config.stderr)
         for fd in _passed_fds(config):
             os.close(fd)
@@ -166,6 +169,8 @@ class Hosted:
         finally:
             if self._patience is not None:
                 self._patience.cancel()
+            if self._watching is not None:
+                self._watching.cancel()
             await self._server.close()
             orphaned = self._master is None or self._master.closed is not None
             if self._master is not None:
@@ -195,10 +200,46 @@ class Hosted:
             self._patience.cancel()
             self._patience = None
 
+    async def _register(self) -> Connection:
+        """A new connection to the master, which has accepted this worker. Raises what keeps it from that."""
+        config = self._config
+        master = await open_to(parse_uri(config.master), settings=config.settings)
+        try:
+            await master.call("register", config.worker_id, config.token)
+        except BaseException:
+            master.abort()
+            raise
+        return master
+
     async def _watch_master(self, master: Connection) -> None:
-        reason = await master.wait_closed()
-        if not self._initialising or self._config.shutdown_on is ShutdownOn.HEARTBEATER_CONNECTION_TIMEOUT:
-            self.exit(LOST, f"the connection to the master has ended: {reason}")
+        """Sees to what the end of the connection to the master means, as long as this worker lives."""
+        while True:
+            reason = await master.wait_closed()
+            if self._initialising and self._config.shutdown_on is not ShutdownOn.HEARTBEATER_CONNECTION_TIMEOUT:
+                return
+            if not self._initialising or self._config.lease_s <= 0:
+                self.exit(LOST, f"the connection to the master has ended: {reason}")
+                return
+            try:
+                async with asyncio.timeout(self._config.lease_s):
+                    master = self._master = await self._reach_master_again()
+            except TimeoutError:
+                self.exit(LOST, f"no master within {self._config.lease_s:g} s after its connection ended: {reason}")
+                return
+            except (WorkerlibError, OSError) as error:
+                self.exit(LOST, f"the new master does not know this worker: {error}")
+                return
+
+    async def _reach_master_again(self) -> Connection:
+        """Tries until a master is there. Raises WorkerlibError when that refuses this worker."""
+        delay_s = FIRST_RETRY_S
+        while True:
+            try:
+                return await self._register()
+            except (OSError, ConnectionLost, HandshakeError):
+                # A master that is being replaced: its socket is missing, refuses, or is closed again unanswered.
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, LAST_RETRY_S)
 
     # What the master asks for
 

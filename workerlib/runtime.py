@@ -134,6 +134,8 @@ class SpawnOptions(msgspec.Struct, frozen=True, kw_only=True):
     connect_arg: Any = None
     connection_timeout_s: float = CONNECTION_TIMEOUT_S
     spawn_timeout_s: float | None = None
+    lease_s: float = 0.0
+    """How long the worker goes on without its master, for one that comes back; see `Master.expect`."""
     settings: RpcSettings | None = None
     on_failure: Callable[[Exception], object] | None = None
     on_stderr: Callable[[str, str], object] = print_stderr
@@ -171,7 +173,10 @@ class _Registry:
 
     @rpc
     async def register(self, worker_id: str, token: str) -> None:
-        """A worker's server is up. Refused for an id or token that this master did not give out."""
+        """A worker's server is up, or is there again after its master was replaced.
+
+        Refused for an id or token that this master neither gave out nor expects.
+        """
         record = self._master.workers.get(worker_id)
         if record is None or not secrets.compare_digest(record.token, token) or record.registered is None:
             raise WorkerlibError(f"no worker {worker_id!r} with that token is expected here")
@@ -180,8 +185,11 @@ class _Registry:
         session = current_session()
         if session.peer.pid is not None:
             # The kernel's word, not the worker's: a pid in a message could name anybody.
-            record.pid = session.peer.pid
-            record.pidfd = os.pidfd_open(record.pid)
+            if record.pidfd >= 0 and record.pid != session.peer.pid:
+                raise WorkerlibError(f"worker {worker_id!r} is process {record.pid}, not {session.peer.pid}")
+            if record.pidfd < 0:
+                record.pid = session.peer.pid
+                record.pidfd = os.pidfd_open(record.pid)
         record.lost = session.closed
         session.closed.add_done_callback(lambda _: self._master.forget(record))
         record.registered.set_result(None)
@@ -231,6 +239,17 @@ class Master:
         record = WorkerRecord(
             worker_id, options.name, secrets.token_hex(16), location, options.on_failure, options.on_registered
         )
+        record.registered = asyncio.get_running_loop().create_future()
+        self.workers[worker_id] = record
+        return record
+
+    def expect(self, worker_id: str, name: str, token: str, location: Location, pid: int) -> WorkerRecord:
+        """Takes over a worker that an earlier master spawned with a `lease_s`: it will register again by itself.
+
+        The record's `registered` is done when it has. Raises ProcessLookupError when the process has gone.
+        """
+        pidfd = os.pidfd_open(pid)
+        record = WorkerRecord(worker_id, name, token, location, None, None, pid, pidfd)
         record.registered = asyncio.get_running_loop().create_future()
         self.workers[worker_id] = record
         return record
@@ -312,6 +331,7 @@ class Master:
             stdout=_passable(options.stdout, passed),
             stderr=_passable(options.stderr, passed),
             connection_timeout_s=options.connection_timeout_s,
+            lease_s=options.lease_s,
             settings=effective_settings(options.settings),
             sys_path=None if options.sys_path is None else list(options.sys_path),
             parent_pid=os.getpid(),

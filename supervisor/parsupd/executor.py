@@ -212,7 +212,7 @@ class Executor:
         """Reports the exit of a main process and the end of its group, each once."""
         self._mains[instance, generation] = child
 
-        def exited(future: "asyncio.Future[Exit]") -> None:
+        def exited(future: "asyncio.Future[Exit | None]") -> None:
             self.feed(told.Exited(instance, generation, _cause(future.result())))
 
         def empty(_future: "asyncio.Future[None]") -> None:
@@ -311,7 +311,9 @@ def program_path(inherited: Mapping[str, str]) -> dict[str, str]:
     return {"PATH": os.pathsep.join([own, *os.get_exec_path(inherited)])}
 
 
-def _cause(exit_cause: Exit) -> ExitCause:
+def _cause(exit_cause: Exit | None) -> ExitCause:
+    if exit_cause is None:
+        return ExitCause.unknown("while no parsupd was there to see it")
     if isinstance(exit_cause, ExitedWith):
         return ExitCause.exited(exit_cause.code)
     return ExitCause.signaled(exit_cause.signal)

@@ -20,6 +20,7 @@ CONFIG = WorkerConfig(
     stdout=Redirect.append("/var/log/pricing"),
     stderr=Redirect.descriptor(64),
     connection_timeout_s=10,
+    lease_s=0,
     settings=RpcSettings(max_message_size=1000),
     sys_path=None,
     parent_pid=1,

@@ -14,7 +14,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec import Raw
 
+from parsupd.core import snapshot
 from parsupd.core.effects import (
     AllDown,
     CancelSpawn,
@@ -37,6 +39,7 @@ from parsupd.core.events import (
     ShutdownRequested,
     Spawned,
     SpawnFailed,
+    SpawnInterrupted,
     Start,
     StartDefault,
     Stop,
@@ -266,6 +269,31 @@ class Machine(RuleBasedStateMachine):
     def shutdown(self, often: int) -> None:
         if often == 9:
             self.give(ShutdownRequested("SIGTERM"))
+
+    @precondition(lambda self: self.shutdowns == 0)
+    @rule()
+    def the_daemon_is_replaced(self) -> None:
+        """A fleet made from the snapshot of another goes on as that would have."""
+        before = self.fleet.status()
+        instances = [InstanceName.parse(status.name) for status in before]
+        records = [snapshot.encode(snapshot.record(*self.fleet.state(instance), None)) for instance in instances]
+        data = snapshot.encode(
+            snapshot.Snapshot(snapshot.FORMAT, "b", 1, False, dict(self.specs), [*map(Raw, records)])
+        )
+        found = snapshot.decode(data, "b")
+        assert found is not None
+        restored = [
+            (snapshot.state_of(record, found.units[name.unit]), snapshot.held_of(record))
+            for name, record in zip(instances, found.records(), strict=True)
+        ]
+        self.fleet = Fleet(Configuration(DaemonSettings(), found.units), restored)
+        assert self.fleet.status() == before
+        for life in self.current():
+            if life.spawning:
+                life.spawning, gone, life.gone = False, life.gone, True
+                if not gone:
+                    self.report(life, SpawnInterrupted(life.instance, life.generation))
+        self.give(DeadlineReached())
 
     # What always holds.
 

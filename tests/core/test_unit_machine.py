@@ -27,6 +27,7 @@ from parsupd.core.events import (
     RestartOrder,
     Spawned,
     SpawnFailed,
+    SpawnInterrupted,
     StartOrder,
     StopOrder,
 )
@@ -447,6 +448,7 @@ EVENTS = [
     spawned(),
     ready(),
     failed(),
+    SpawnInterrupted(NAME, 1),
     lost(),
     exited(CLEAN),
     empty(),

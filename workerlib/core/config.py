@@ -32,6 +32,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     stdout: Redirect
     stderr: Redirect
     connection_timeout_s: float
+    lease_s: float
+    """How long the worker goes on without its master, and tries to reach it again; 0: it ends with the connection."""
     settings: RpcSettings
     sys_path: list[str] | None
     parent_pid: int | None

@@ -1,10 +1,12 @@
 """The door to the kernel's view of processes: prctl, waitid, /proc. Nothing here blocks or decides."""
 
 import ctypes
+import fcntl
 import functools
 import os
 import resource
 import signal
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,6 +53,39 @@ def clear_parent_death_signal() -> None:
 def exit_cause(result: os.waitid_result) -> ExitCause:
     """How the process of a `waitid(..., WEXITED)` result ended."""
     return Exited(result.si_status) if result.si_code == os.CLD_EXITED else Killed(result.si_status)
+
+
+_PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info of 64 bytes), linux/pidfd.h
+_PIDFD_INFO_EXIT = 1 << 3
+_PIDFD_INFO = struct.Struct("QQ11Ii")
+
+
+def _from_wait_status(status: int) -> ExitCause:
+    code = os.waitstatus_to_exitcode(status)
+    return Exited(code) if code >= 0 else Killed(-code)
+
+
+def strangers_exit_cause(pid: int, started: int, pidfd: int) -> ExitCause | None:
+    """How a process that is no child of ours ended, once its pidfd says that it has; None when nobody can tell.
+
+    A zombie's own status is in /proc (field 52, for the same user or root); when its parent was quicker, the pidfd
+    remembers it from Linux 6.15 on.
+    """
+    with suppress(ProcessLookupError):
+        fields = _stat(pid)
+        if int(fields[19]) == started and fields[0] in {"Z", "X"}:
+            return _from_wait_status(int(fields[49]))
+    try:
+        info = fcntl.ioctl(pidfd, _PIDFD_GET_INFO, _PIDFD_INFO.pack(_PIDFD_INFO_EXIT, *[0] * 13))
+    except OSError:  # an older kernel knows no such request, and one before 6.15 nothing of processes that have gone
+        return None
+    mask, *_, status = _PIDFD_INFO.unpack(info)
+    return _from_wait_status(status) if mask & _PIDFD_INFO_EXIT else None
+
+
+def boot_id() -> str:
+    """Names this boot of the machine: pids and start times mean nothing in another one."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def reap() -> tuple[ChildExited, ...]:

@@ -1,9 +1,10 @@
 """Facts and orders that are given to the cores. Layer 0: values only.
 
-What the executor reports about one generation of an instance comes from two sources:
+What the executor reports about one generation of an instance comes from three sources:
 
 * the spawn and the worker's connection: `Spawned`, then for a worker `Ready` and perhaps `ReadinessLost`, or instead of
   `Ready` one `SpawnFailed`. Without `Spawned` (no process came to be), `SpawnFailed` is the last word.
+* an earlier parsupd that was killed meanwhile: instead of all these, `SpawnInterrupted`.
 * the process, after `Spawned`: exactly one `Exited`, then exactly one `GroupEmpty`.
 
 Inside a source the order is fixed; between the sources it is free (a killed worker may lose its connection before or
@@ -43,6 +44,11 @@ class SpawnFailed(Report):
 
     cause: ExitCause
     lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnInterrupted(Report):
+    """An earlier parsupd ended while it was starting this generation, of which nothing is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +148,7 @@ UnitEvent = (
     Spawned
     | Ready
     | SpawnFailed
+    | SpawnInterrupted
     | ReadinessLost
     | Exited
     | GroupEmpty
@@ -153,4 +160,6 @@ UnitEvent = (
     | DependenciesReady
 )
 Command = Start | Stop | Restart | StartDefault | ShutdownRequested
-FleetEvent = Spawned | Ready | SpawnFailed | ReadinessLost | Exited | GroupEmpty | DeadlineReached | Command
+FleetEvent = (
+    Spawned | Ready | SpawnFailed | SpawnInterrupted | ReadinessLost | Exited | GroupEmpty | DeadlineReached | Command
+)

@@ -152,7 +152,10 @@ def _tally(state: UnitState, held: StopLike | None) -> Tally:
 class Fleet:
     """All units of a configuration. It decides; the caller carries the effects out, in order, and reports back."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(
+        self, configuration: Configuration, restored: Iterable[tuple[UnitState, StopLike | None]] = ()
+    ) -> None:
+        """`restored`: instances as an earlier fleet had them, each with the order that dependants held back."""
         specs = configuration.units
         before = {name: spec.order for name, spec in specs.items()}
         self._order = graph.in_order(before)
@@ -177,6 +180,22 @@ class Fleet:
         self._all_down = False
         for name, unit in self._units.items():
             unit.blockers.update(other for other in self._requires[name] if not self._units[other].is_ready)
+        self._touched: set[InstanceName] = set()
+        for state, held in restored:
+            self._restore(state, held)
+
+    def _restore(self, state: UnitState, held: StopLike | None) -> None:
+        instance, unit = state.instance, self._units[state.instance.unit]
+        self._states[instance] = state
+        if held is not None:
+            unit.held[instance] = held
+            self._todo.append(partial(self._give_out, instance))
+        if state.sub_state is SubState.WAITING:
+            unit.waiting[instance] = None
+            self._todo.append(partial(self._review, instance))
+        if state.deadline_at is not None:
+            self._arm(state.deadline_at, instance)
+        self._retally(instance)
 
     # What the caller uses.
 
@@ -217,6 +236,15 @@ class Fleet:
     def shutting_down(self) -> bool:
         """Whether everything is being stopped."""
         return self._exit_code is not None
+
+    def take_touched(self) -> set[InstanceName]:
+        """The instances of which something has changed since this was asked last."""
+        touched, self._touched = self._touched, set()
+        return touched
+
+    def state(self, instance: InstanceName) -> tuple[UnitState, StopLike | None]:
+        """All that is known of an instance, as the constructor takes it back."""
+        return self._states[instance], self._units[instance.unit].held.get(instance)
 
     def spec(self, instance: InstanceName) -> UnitSpec:
         """The description that an instance is started from."""
@@ -353,6 +381,7 @@ class Fleet:
         if isinstance(order, DependencyFailed) and isinstance(held.get(instance), StopOrder):
             return  # what is not wanted cannot fail
         held[instance] = order
+        self._touched.add(instance)
         self._retally(instance)
         self._todo.append(partial(self._give_out, instance))
 
@@ -380,6 +409,7 @@ class Fleet:
         before = self._states[instance]
         after, effects = unit_machine.step(before, event, self._now)
         self._states[instance] = after
+        self._touched.add(instance)
         self._effects.extend(effects)
         if after.deadline_at is not None and after.deadline_at != before.deadline_at:
             self._arm(after.deadline_at, instance)

@@ -45,6 +45,7 @@ from parsupd.core.events import (
     RestartOrder,
     Spawned,
     SpawnFailed,
+    SpawnInterrupted,
     StartOrder,
     StopOrder,
     UnitEvent,
@@ -258,6 +259,12 @@ def _spawn_failed(state: UnitState, event: SpawnFailed, now: float) -> Step:
     return _begin_stop(state, now, f"it {event.cause}")
 
 
+def _interrupted(state: UnitState, event: SpawnInterrupted, now: float) -> Step:  # noqa: ARG001
+    """Not its own failure: it starts anew, without backoff, and the attempt does not count."""
+    state = replace(state, run=None, starts=state.starts[:-1])
+    return _move(state, SubState.WAITING, now, "parsupd was replaced while it was being started")
+
+
 def _exited(state: UnitState, event: Exited, now: float) -> Step:
     return _begin_stop(_with_run(state, exit=event.cause), now, f"it {event.cause}")
 
@@ -287,6 +294,10 @@ def _spawn_given_up(state: UnitState, event: SpawnFailed, now: float) -> Step:
     if run.pid is None:
         return _end(state, now)
     return _stay(state, "its spawn has ended; its process group has not")
+
+
+def _interrupted_at_its_end(state: UnitState, event: SpawnInterrupted, now: float) -> Step:  # noqa: ARG001
+    return _end(state, now)
 
 
 def _main_exited(state: UnitState, event: Exited, now: float) -> Step:  # noqa: ARG001
@@ -434,6 +445,7 @@ _ENDING: dict[type[UnitEvent], Rule] = {
     Ready: _ignore_late,
     ReadinessLost: _ignore_late,
     SpawnFailed: _spawn_given_up,
+    SpawnInterrupted: _interrupted_at_its_end,
     Exited: _main_exited,
     GroupEmpty: _group_empty,
 }
@@ -463,6 +475,7 @@ TABLE: Mapping[SubState, Mapping[type[UnitEvent], Rule]] = {
         Spawned: _spawned,
         Ready: _ready,
         SpawnFailed: _spawn_failed,
+        SpawnInterrupted: _interrupted,
         Exited: _exited,
         DeadlineReached: _start_timed_out,
     },

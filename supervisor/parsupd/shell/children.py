@@ -3,6 +3,9 @@
 The daemon is child subreaper: whatever its children leave behind becomes its child, and is reaped here too. There is
 one place that waits, `waitid(P_ALL)`, so no exit is ever missed or taken twice; a pid belongs to its process until
 then, since nobody else reaps it.
+
+Processes that an earlier parsupd started are nobody's children here: they are taken over by a pidfd that was opened
+while pid and start time were known to be theirs. Whoever reaps them, their exit status is read when the pidfd tells.
 """
 
 import asyncio
@@ -24,9 +27,14 @@ class Child:
 
     pid: int
     group: int
-    exited: "asyncio.Future[Exit]"
+    exited: "asyncio.Future[Exit | None]"
+    """Done when it has ended: how, or None when nobody can tell."""
     group_empty: "asyncio.Future[None]"
     popen: "subprocess.Popen[bytes] | None" = None
+    started: int = 0
+    """Start time of the main process, in clock ticks since boot."""
+    pidfd: int = -1
+    """The main process, when it is no child of the daemon."""
     members: dict[int, int] = field(default_factory=dict)
     """Processes of the group that outlived the main one: pid -> pidfd, while they are waited for."""
 
@@ -37,6 +45,7 @@ class Children:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._children: dict[int, Child] = {}
+        self._strangers: set[Child] = set()
         self._soft_files, hard_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         # A thousand units take more descriptors than the usual soft limit of 1024; units get the old limit back.
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_files, hard_files))
@@ -78,15 +87,46 @@ class Children:
         """Takes over a process that is, or will be, re-parented to the daemon; it must not have been reaped yet."""
         return self._add(pid, os.getpgid(pid), None)
 
+    def take_over(self, pid: int, started: int, group: int) -> Child:
+        """Takes over a process of an earlier daemon, or what is left of its group when it has ended meanwhile."""
+        child = Child(pid, group, self._loop.create_future(), self._loop.create_future(), started=started)
+        try:
+            child.pidfd = os.pidfd_open(pid)
+            if process.start_time(pid) != started:
+                raise ProcessLookupError  # somebody else has got its pid
+        except ProcessLookupError:
+            self._drop_pidfd(child)
+            child.exited.set_result(None)
+            self._loop.call_soon(self._check_group, child)
+        else:
+            self._strangers.add(child)
+            self._loop.add_reader(child.pidfd, self._stranger_gone, child)
+        return child
+
+    def _stranger_gone(self, child: Child) -> None:
+        self._loop.remove_reader(child.pidfd)
+        child.exited.set_result(process.strangers_exit_cause(child.pid, child.started, child.pidfd))
+        self._check_group(child)
+
+    def _drop_pidfd(self, child: Child) -> None:
+        self._strangers.discard(child)
+        if child.pidfd >= 0:
+            self._loop.remove_reader(child.pidfd)
+            os.close(child.pidfd)
+            child.pidfd = -1
+
     def _add(self, pid: int, group: int, popen: "subprocess.Popen[bytes] | None") -> Child:
         child = Child(pid, group, self._loop.create_future(), self._loop.create_future(), popen)
+        child.started = process.start_time(pid)
         self._children[pid] = child
         return child
 
     async def watch(self, popen: "subprocess.Popen[bytes]") -> Exit:
         """Waits for a process that somebody else started with Popen, through the one reaper."""
         child = self._add(popen.pid, popen.pid, popen)
-        return await child.exited
+        cause = await child.exited
+        assert cause is not None, "a child of our own has an exit status"
+        return cause
 
     def disown(self, child: Child) -> None:
         """Forgets an adopted process that was reaped by its own parent."""
@@ -120,6 +160,7 @@ class Children:
             child.members[pid] = pidfd
             self._loop.add_reader(pidfd, self._member_gone, child, pid)
         if not child.members:
+            self._drop_pidfd(child)
             child.group_empty.set_result(None)
 
     def _member_gone(self, child: Child, pid: int) -> None:
@@ -130,9 +171,24 @@ class Children:
 
     def signal_group(self, child: Child, signum: int) -> None:
         """Sends a signal to the process group; nothing when it is empty."""
-        if not child.group_empty.done():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.group, signum)
+        if child.group_empty.done() or not self._is_known(child):
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.group, signum)
+
+    @staticmethod
+    def _is_known(child: Child) -> bool:
+        """Whether the number of the group is certainly its own: a process of it is not reaped yet.
+
+        Of our own children that is so until we reap them, and then those that are left are watched.
+        """
+        if child.pidfd < 0 and not child.exited.done():
+            return True
+        for pidfd in (child.pidfd, *child.members.values()):
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(pidfd, 0)
+                return True
+        return False
 
     # The end
 
@@ -154,6 +210,8 @@ class Children:
     def close(self) -> None:
         """Gives the signal back."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for child in list(self._strangers):
+            self._drop_pidfd(child)
         for child in self._children.values():
             for pidfd in child.members.values():
                 self._loop.remove_reader(pidfd)

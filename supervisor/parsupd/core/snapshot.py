@@ -1,0 +1,129 @@
+"""What a parsupd leaves to the one that comes after it, however it ended. Layer 1: values, and their bytes.
+
+Instants are of the monotonic clock, which goes on over the end of a process but not over that of the boot: a snapshot
+of another boot is of no use, and neither are the pids in it. Incarnations are kept, the story of an instance is not.
+"""
+
+import msgspec
+
+from parsupd.core.events import DependencyFailed, RestartOrder, StopOrder
+from parsupd.core.unit_state import Run, UnitState
+from parsupd.core.units import Incarnation, InstanceName, SubState, Target, UnitSpec
+
+FORMAT = 1
+"""Raised when bytes of an older parsupd cannot be read any more; those are then as good as none."""
+
+Held = StopOrder | RestartOrder | DependencyFailed
+HELD: dict[str, type[Held]] = {"stop": StopOrder, "restart": RestartOrder, "dependency": DependencyFailed}
+"""Names of the orders that dependants can hold back."""
+
+
+class ProcessRecord(msgspec.Struct, frozen=True):
+    """The main process of a run, as the one who comes after finds it again."""
+
+    pid: int
+    started: int  # clock ticks since boot; with the pid, it names one process
+    group: int
+    worker_id: str = ""  # of a worker, with the secret by which it proves to be it
+    token: str = ""
+
+
+class InstanceRecord(msgspec.Struct, frozen=True):
+    """One instance; the fields are those of `UnitState`."""
+
+    name: str
+    target: Target
+    sub_state: SubState
+    reason: str
+    since: float
+    deadline_at: float | None
+    generation: int
+    run: Run | None
+    restarts: int
+    restarts_in_row: int
+    starts: tuple[float, ...]
+    incarnations: tuple[Incarnation, ...]
+    held: tuple[str, str] | None = None  # an order that waits for dependants: its name in HELD, and its reason
+    process: ProcessRecord | None = None
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Everything. `serial` grows with each one that is written: the highest is the last."""
+
+    format: int
+    boot_id: str
+    serial: int
+    shutting_down: bool
+    units: dict[str, UnitSpec]
+    instances: list[msgspec.Raw]
+    """Encoded `InstanceRecord`s: most of them are the same in each snapshot, and are encoded once."""
+
+    def records(self) -> list[InstanceRecord]:
+        """The instances, decoded."""
+        return [_decode_instance(raw) for raw in self.instances]
+
+
+def record(state: UnitState, held: Held | None, process: ProcessRecord | None) -> InstanceRecord:
+    """What is kept of one instance."""
+    return InstanceRecord(
+        name=str(state.instance),
+        target=state.target,
+        sub_state=state.sub_state,
+        reason=state.reason,
+        since=state.since,
+        deadline_at=state.deadline_at,
+        generation=state.generation,
+        run=state.run,
+        restarts=state.restarts,
+        restarts_in_row=state.restarts_in_row,
+        starts=state.starts,
+        incarnations=state.incarnations,
+        held=None if held is None else (_name_of(held), held.reason),
+        process=process,
+    )
+
+
+def state_of(record: InstanceRecord, spec: UnitSpec) -> UnitState:
+    """The state that the record was made from, without its story."""
+    return UnitState(
+        instance=InstanceName.parse(record.name),
+        spec=spec,
+        target=record.target,
+        sub_state=record.sub_state,
+        reason=record.reason,
+        since=record.since,
+        deadline_at=record.deadline_at,
+        generation=record.generation,
+        run=record.run,
+        restarts=record.restarts,
+        restarts_in_row=record.restarts_in_row,
+        starts=record.starts,
+        incarnations=record.incarnations,
+    )
+
+
+def held_of(record: InstanceRecord) -> Held | None:
+    """The order that dependants held back, if there was one."""
+    if record.held is None:
+        return None
+    name, reason = record.held
+    return HELD[name](reason)
+
+
+def _name_of(order: Held) -> str:
+    return next(name for name, kind in HELD.items() if type(order) is kind)
+
+
+encode = msgspec.msgpack.Encoder().encode
+_decode_instance = msgspec.msgpack.Decoder(InstanceRecord).decode
+_decode = msgspec.msgpack.Decoder(Snapshot).decode
+
+
+def decode(data: bytes, boot_id: str) -> Snapshot | None:
+    """The snapshot in these bytes; None for bytes of another boot or format, and for what is none at all."""
+    try:
+        snapshot = _decode(data)
+        snapshot.records()
+    except msgspec.MsgspecError:
+        return None
+    return snapshot if snapshot.format == FORMAT and snapshot.boot_id == boot_id else None

@@ -1,0 +1,75 @@
+"""What becomes of the instances of a parsupd that has ended."""
+
+import msgspec
+import pytest
+
+from parsupd.core import snapshot
+from parsupd.core.recovery import Fate, Found, judge, strays
+from parsupd.core.snapshot import InstanceRecord, ProcessRecord, Snapshot
+from parsupd.core.unit_state import Run, UnitState
+from parsupd.core.units import InstanceName, SubState, UnitSpec, UnitType
+
+NAME = InstanceName("a", 1)
+PROCESS = ProcessRecord(10, 1000, 10)
+LEADER = Found(20, 2000, 20, NAME, 3)
+MEMBER = Found(21, 2001, 20, NAME, 3)
+OTHER_LEADER = Found(22, 2002, 22, NAME, 3)  # it has made a session of its own
+
+
+def a_record(*, run: Run | None, process: ProcessRecord | None = None) -> InstanceRecord:
+    sub_state = SubState.STARTING if run is not None else SubState.DEAD
+    state = UnitState(NAME, UnitSpec(name="a"), sub_state=sub_state, generation=3, run=run)
+    return snapshot.record(state, None, process)
+
+
+CASES = {
+    "at rest": (None, None, UnitType.SIMPLE, [], Fate.REST, None),
+    "at rest, beside a process of another time": (None, None, UnitType.SIMPLE, [LEADER], Fate.REST, None),
+    "recorded": (Run(1.0, 10), PROCESS, UnitType.SIMPLE, [], Fate.ADOPT, PROCESS),
+    "recorded worker": (Run(1.0, 10), PROCESS, UnitType.WORKER, [LEADER], Fate.ADOPT, PROCESS),
+    "started, not recorded": (Run(1.0), None, UnitType.ONESHOT, [MEMBER, LEADER], Fate.FIND, ProcessRecord(20, 2000, 20)),
+    "the first of two leaders": (
+        Run(1.0), None, UnitType.SIMPLE, [OTHER_LEADER, LEADER], Fate.FIND, ProcessRecord(20, 2000, 20)
+    ),
+    "only a child is left": (Run(1.0), None, UnitType.SIMPLE, [MEMBER], Fate.INTERRUPT, None),
+    "not started": (Run(1.0), None, UnitType.SIMPLE, [], Fate.INTERRUPT, None),
+    "worker before its initialisation": (Run(1.0), None, UnitType.WORKER, [LEADER], Fate.INTERRUPT, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("run", "process", "kind", "found", "fate", "taken"), CASES.values(), ids=CASES)
+def test_fate(
+    run: Run | None,
+    process: ProcessRecord | None,
+    kind: UnitType,
+    found: list[Found],
+    fate: Fate,
+    taken: ProcessRecord | None,
+) -> None:
+    """Record and processes together decide what becomes of an instance."""
+    assert judge(a_record(run=run, process=process), kind, found) == (fate, taken)
+
+
+def test_strays_are_those_of_no_kept_generation() -> None:
+    """Processes of older generations, of unknown units and without a name are strays; escapees of a kept one are not."""
+    old, unnamed = LEADER._replace(generation=2), LEADER._replace(instance=None)
+    foreign = LEADER._replace(instance=InstanceName("b", 1))
+    assert strays([LEADER, OTHER_LEADER, old, unnamed, foreign], [(NAME, 3)]) == [old, unnamed, foreign]
+
+
+def test_a_snapshot_is_of_one_boot_and_format() -> None:
+    """Bytes of another boot, of another format, and bytes that are no snapshot, are as good as none."""
+    record = a_record(run=Run(1.0, 10), process=PROCESS)
+    taken = Snapshot(
+        snapshot.FORMAT, "boot", 7, False, {"a": UnitSpec(name="a")}, [msgspec.Raw(snapshot.encode(record))]
+    )
+    data = snapshot.encode(taken)
+    found = snapshot.decode(data, "boot")
+    assert found is not None
+    assert (found.serial, found.records()) == (7, [record])
+    assert snapshot.decode(data, "another") is None
+    assert snapshot.decode(data[:-1], "boot") is None
+    assert snapshot.decode(b"", "boot") is None
+    assert snapshot.decode(snapshot.encode(msgspec.structs.replace(taken, format=0)), "boot") is None
+    damaged = msgspec.structs.replace(taken, instances=[msgspec.Raw(snapshot.encode({"name": 1}))])
+    assert snapshot.decode(snapshot.encode(damaged), "boot") is None
