@@ -21,6 +21,7 @@ from parsupd.core.units import Configuration, LogFormat
 from parsupd.executor import Executor, Place
 from parsupd.shell import journal, leftovers, nameserver
 from parsupd.shell.children import Children
+from parsupd.shell.journal_stream import JournalStreams
 from parsupd.shell.store import Lock, read_config_text, runtime_dir, state_dir
 from workerlib import Master, RpcSettings, UsageError, __version__
 from workerlib.core.uri import UnixLocation, Uri
@@ -55,6 +56,8 @@ class Daemon:
     configuration: Configuration
     place: Place
     log: Any
+    to_journal: bool
+    """Whether the log goes to journald; then the output of units does so, too."""
 
     async def run(self) -> int:
         """Runs until everything is down; returns the exit status."""
@@ -73,7 +76,8 @@ class Daemon:
             socket = UnixLocation(str(runtime / SOCKET))
             workers = make_private(runtime / "workers")
             master = Master(server, Uri(MASTER, socket), workers, launcher=LocalLauncher(children.watch))
-            executor = Executor(Fleet(self.configuration), children, names, master, self.place, self.log)
+            streams = JournalStreams(self.log) if self.to_journal else None
+            executor = Executor(Fleet(self.configuration), children, names, master, self.place, self.log, streams)
             server.add(nameserver.OBJECT, names)
             server.add(SUPERVISOR, Supervisor(executor, runtime))
             for name in (nameserver.OBJECT, SUPERVISOR):
@@ -132,8 +136,9 @@ def _run(configuration: Configuration, given_runtime: str | None, given_state: s
     state = state_dir(given_state, daemon.state_dir, os.environ, runtime)
     lock = Lock(runtime)
     try:
-        log = journal.configure(LogFormat(form) if form else daemon.log)
-        return run(Daemon(configuration, Place(runtime, state), log).run())
+        log_format = journal.resolve(LogFormat(form) if form else daemon.log)
+        log = journal.configure(log_format)
+        return run(Daemon(configuration, Place(runtime, state), log, log_format is LogFormat.JOURNAL).run())
     finally:
         lock.release()
 

@@ -8,6 +8,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -20,6 +21,7 @@ from parsupd.core.addresses import SOCKET
 from parsupd.core.fleet import Fleet
 from parsupd.core.unitfile import ConfigurationError, parse_environment
 from parsupd.core.units import ExitCause, InstanceName, Output, OutputKind, UnitSpec, UnitType
+from parsupd.shell import journal_stream
 from parsupd.shell.children import Child, Children
 from parsupd.shell.leftovers import TOKEN, token_of
 from parsupd.shell.nameserver import Names
@@ -41,7 +43,16 @@ class Place:
 class Executor:
     """Drives the fleet in the running event loop."""
 
-    def __init__(self, fleet: Fleet, children: Children, names: Names, master: Master, place: Place, log: Any) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        children: Children,
+        names: Names,
+        master: Master,
+        place: Place,
+        log: Any,
+        streams: journal_stream.JournalStreams | None,
+    ) -> None:
         self.fleet = fleet
         self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """Done with the exit code when everything is down."""
@@ -51,6 +62,7 @@ class Executor:
         self._master = master
         self._place = place
         self._log = log
+        self._streams = streams
         self._queue: deque[told.FleetEvent] = deque()
         self._feeding = False
         self._timer: asyncio.TimerHandle | None = None
@@ -168,6 +180,7 @@ class Executor:
         return {
             **environment,
             **spec.environment,
+            **self._stderr_variable(spec, instance),
             "PARSUP_UNIT": instance.unit,
             "PARSUP_INSTANCE": str(instance.number),
             "PARSUP_GENERATION": str(generation),
@@ -175,11 +188,20 @@ class Executor:
             TOKEN: token_of(self._place.runtime_dir),
         }
 
+    def _stderr_variable(self, spec: UnitSpec, instance: InstanceName) -> dict[str, str]:
+        """Tells a unit whose stderr is a stream of the journal so, in systemd's way."""
+        if spec.stderr.kind is not OutputKind.JOURNAL or (fd := self._journal_fd(instance, 2)) == 2:
+            return {}  # where it is the daemon's stderr, it has the daemon's own variable
+        return {"JOURNAL_STREAM": journal_stream.named(fd)}
+
     # Programs
 
     def _start_program(self, spec: UnitSpec, instance: InstanceName, environment: Mapping[str, str]) -> Child:
-        stdout, stderr = self._open(spec.stdout, instance, 1), self._open(spec.stderr, instance, 2)
-        try:
+        with ExitStack() as opened:
+            stdout = self._open(spec.stdout, instance, 1)
+            opened.callback(os.close, stdout)
+            stderr = self._open(spec.stderr, instance, 2)
+            opened.callback(os.close, stderr)
             return self._children.spawn(
                 spec.exec,
                 env={**os.environ, **environment},
@@ -188,9 +210,6 @@ class Executor:
                 stdout=stdout,
                 stderr=stderr,
             )
-        finally:
-            for fd in {stdout, stderr} - {1, 2}:
-                os.close(fd)
 
     def _output_path(self, output: Output, instance: InstanceName) -> str:
         if output.kind is OutputKind.APPEND:
@@ -201,11 +220,17 @@ class Executor:
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         return str(folder / f"{instance}.log")
 
-    def _open(self, output: Output, instance: InstanceName, inherited: int) -> int:
+    def _journal_fd(self, instance: InstanceName, which: int) -> int:
+        """A stream of the journal, else the daemon's stderr: where its own records go."""
+        fd = self._streams.fd(instance, which) if self._streams is not None else None
+        return 2 if fd is None else fd
+
+    def _open(self, output: Output, instance: InstanceName, which: int) -> int:
+        """A descriptor of its own; to be closed."""
         if output.kind is OutputKind.INHERIT:
-            return inherited
+            return os.dup(which)
         if output.kind is OutputKind.JOURNAL:
-            return 2  # where the daemon's own records go: the journal, when systemd runs it
+            return os.dup(self._journal_fd(instance, which))
         return open_output(self._output_path(output, instance))
 
     def _follow(self, instance: InstanceName, generation: int, child: Child) -> None:
@@ -244,13 +269,13 @@ class Executor:
             on_failure=lambda error: self._log.error("worker_failed", unit=str(instance), error=str(error)),
         )
 
-    def _redirect(self, output: Output, instance: InstanceName, inherited: int) -> Redirect:
+    def _redirect(self, output: Output, instance: InstanceName, which: int) -> Redirect:
         if output.kind is OutputKind.NULL:
             return Redirect.dev_null()
         if output.kind is OutputKind.INHERIT:
-            return Redirect.descriptor(inherited)
+            return Redirect.descriptor(which)
         if output.kind is OutputKind.JOURNAL:
-            return Redirect.descriptor(2)
+            return Redirect.descriptor(self._journal_fd(instance, which))
         return Redirect.append(self._output_path(output, instance))
 
     async def _spawn_worker(self, instance: InstanceName, generation: int, options: SpawnOptions) -> None:
@@ -295,9 +320,11 @@ class Executor:
         lost.add_done_callback(on_lost)
 
     def close(self) -> None:
-        """Stops the timer. Only after `done`."""
+        """Stops the timer and lets go of the streams. Only after `done`."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._streams is not None:
+            self._streams.close()
 
 
 def program_path(inherited: Mapping[str, str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from parsupd.shell import journal
 def written(form: LogFormat, *records: dict[str, object]) -> str:
     """What is in a file after these records."""
     with tempfile.TemporaryFile() as file:
-        log = journal.configure(form, file.fileno())
+        log = journal.configure(journal.resolve(form, file.fileno()), file.fileno())
         for record in records:
             getattr(log, str(record.get("level", "info")))(**{key: record[key] for key in record if key != "level"})
         file.seek(0)
@@ -73,7 +73,7 @@ def test_auto_means_colours_on_a_terminal_and_json_elsewhere() -> None:
     assert record.items() >= {"event": "started", "pid": 5, "level": "info"}.items()
     ours, terminal = os.openpty()
     try:
-        journal.configure(LogFormat.AUTO, terminal).info("started", pid=5)
+        journal.configure(journal.resolve(LogFormat.AUTO, terminal), terminal).info("started", pid=5)
         assert re.match(rb"\x1b\[2m[\d:]+\x1b\[0m \x1b\[1mparsupd ", os.read(ours, 1000))
     finally:
         os.close(ours)

@@ -11,6 +11,8 @@ from typing import Any
 import structlog
 
 from parsupd.core.units import LogFormat
+from parsupd.shell import journal_stream
+from workerlib import UsageError
 
 
 class _Lines:
@@ -77,12 +79,24 @@ class _Console:
         return f"\x1b[{colour}m{text}\x1b[0m" if self._colours and colour else text
 
 
+def resolve(form: LogFormat, fd: int = 2) -> LogFormat:
+    """What AUTO means: the journal where systemd has connected `fd` to it, people on a terminal, else JSON lines.
+
+    Raises UsageError when the journal is asked for by name and there is none.
+    """
+    if form is LogFormat.JOURNAL and not journal_stream.available():
+        raise UsageError(f"log = journal, but there is no journald here ({journal_stream.STREAM_SOCKET} is missing)")
+    if form is not LogFormat.AUTO:
+        return form
+    if os.environ.get("JOURNAL_STREAM") == journal_stream.named(fd) and journal_stream.available():
+        return LogFormat.JOURNAL
+    return LogFormat.CONSOLE if os.isatty(fd) else LogFormat.JSON
+
+
 def configure(form: LogFormat, fd: int = 2) -> Any:
-    """The daemon's logger. AUTO means lines for people on a terminal, else JSON lines."""
-    terminal = os.isatty(fd)
-    console = form is LogFormat.CONSOLE or (form is LogFormat.AUTO and terminal)
-    if console:
-        last: list[Any] = [structlog.processors.format_exc_info, _Console(colours=terminal)]
+    """The daemon's logger, for a form that is resolved."""
+    if form is LogFormat.CONSOLE:
+        last: list[Any] = [structlog.processors.format_exc_info, _Console(colours=os.isatty(fd))]
         stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
     else:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
