@@ -105,19 +105,29 @@ class Daemon:
             loop.add_signal_handler(signum, on_signal, signal.Signals(signum).name)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--config", default=DEFAULT_CONFIG, show_default=True, help="Main configuration file (TOML).")
 @click.option("--check", is_flag=True, help="Check the configuration, and exit.")
 @click.option("--runtime-dir", help="Directory of the sockets [see the manual for the default].")
 @click.option("--state-dir", help="Directory of what must survive a restart, and of units' output files.")
 @click.option("--log", "log_format", type=click.Choice([form.value for form in LogFormat]), help="Form of the log.")
 @click.version_option(__version__, prog_name="parsupd")
-def cli(config: str, check: bool, runtime_dir: str | None, state_dir: str | None, log_format: str | None) -> None:
+@click.pass_context
+def cli(
+    context: click.Context,
+    config: str,
+    check: bool,
+    runtime_dir: str | None,
+    state_dir: str | None,
+    log_format: str | None,
+) -> None:
     """Supervises units: workers, programs and one-off jobs. Stays in the foreground; stop it with SIGTERM or Ctrl-C.
 
     Exit status: that of the unit with exit_with, else 0; 1 when something unforeseen went wrong; 2 for a bad
     configuration, an unusable directory, or when another parsupd runs there.
     """
+    if context.invoked_subcommand is not None:
+        return
     try:
         configuration = load(Path(config).absolute())
         if check:
