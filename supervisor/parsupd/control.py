@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from parsupd.core import events as told
-from parsupd.core.fleet import Fleet, InstanceStatus, NoSuchUnitError, ShuttingDownError, Why
+from parsupd.core.fleet import Fleet, NoSuchUnitError, ShuttingDownError
+from parsupd.core.status import InstanceStatus, Why
 from parsupd.core.units import ActiveState, Incarnation, SubState, Target
 from parsupd.executor import Executor
 from workerlib import __version__, rpc

@@ -44,7 +44,8 @@ from parsupd.core.events import (
     StartDefault,
     Stop,
 )
-from parsupd.core.fleet import AT_REST, Fleet, ShuttingDownError
+from parsupd.core.fleet import Fleet, ShuttingDownError
+from parsupd.core.tally import AT_REST
 from parsupd.core.units import (
     SIGKILL,
     Configuration,
@@ -322,12 +323,14 @@ class Machine(RuleBasedStateMachine):
             parts = [self.fleet._parts[instance] for instance in unit.instances]
             if tuple(unit.tally) != tuple(map(sum, zip(*parts, strict=True))) and parts:
                 wrong.append(f"{name} tally")
-            leaving = sum(self.fleet._units[other].tally.leaving > 0 for other in self.fleet._dependants[name])
+            leaving = sum(self.fleet._units[other].tally.leaving > 0 for other in self.fleet._wiring.dependants[name])
             if unit.leaving_dependants != leaving:
                 wrong.append(f"{name} leaving")
             if unit.waiting and not unit.blockers:
                 wrong.append(f"{name} waits for nothing")
-            if unit.waiting and any(self.fleet._units[other].is_hopeless for other in self.fleet._requires[name]):
+            if unit.waiting and any(
+                self.fleet._units[other].is_hopeless for other in self.fleet._wiring.requires[name]
+            ):
                 wrong.append(f"{name} waits for the hopeless")
             if unit.held and not unit.leaving_dependants:
                 wrong.append(f"{name} is held back for nothing")

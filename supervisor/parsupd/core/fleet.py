@@ -22,9 +22,7 @@ import difflib
 import heapq
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 from parsupd.core import graph, unit_machine
 from parsupd.core.effects import AllDown, Effect, Shutdown
@@ -44,24 +42,17 @@ from parsupd.core.events import (
     StopOrder,
     UnitEvent,
 )
-from parsupd.core.unit_state import Ending, StoryEntry, UnitState
+from parsupd.core.status import InstanceStatus, Why, status_of, why_of
+from parsupd.core.tally import ALIVE, AT_REST, SERVING, StopLike, Tally, Unit, new_unit, tally_of
+from parsupd.core.unit_state import UnitState
 from parsupd.core.units import (
-    ACTIVE_STATE,
-    ActiveState,
     Configuration,
-    Incarnation,
     InstanceName,
     SubState,
     Target,
     UnitSpec,
-    UnitType,
 )
-
-ALIVE = frozenset(SubState) - {SubState.DEAD, SubState.EXITED, SubState.FAILED}
-AT_REST = frozenset(SubState) - ALIVE
-SERVING = frozenset({SubState.STARTING, SubState.RUNNING})  # what a stop must be held back from, for dependants' sake
-
-StopLike = StopOrder | RestartOrder | DependencyFailed
+from parsupd.core.wiring import Wiring
 
 
 class NoSuchUnitError(LookupError):
@@ -72,83 +63,6 @@ class ShuttingDownError(Exception):
     """A start was asked for while everything is being stopped."""
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceStatus:
-    """What `status` and `list` show of one instance. `since` is an instant of the monotonic clock."""
-
-    name: str
-    unit: str
-    type: UnitType
-    description: str
-    target: Target
-    active_state: ActiveState
-    sub_state: SubState
-    since: float
-    reason: str
-    pid: int | None
-    uri: str  # empty unless a worker is ready
-    generation: int
-    restarts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Why:
-    """What `why` shows of one instance: what is, how its last incarnations ended, and what was decided lately."""
-
-    status: InstanceStatus
-    incarnations: tuple[Incarnation, ...]
-    story: tuple[StoryEntry, ...]
-    next_attempt_at: float | None  # set while it backs off
-
-
-class Tally(NamedTuple):
-    """How many instances of a unit are so; of a single instance, 0 or 1 each."""
-
-    wanted: int = 0  # target up, and no stop held back
-    ready: int = 0
-    unsettled: int = 0  # wanted, neither ready nor at rest
-    broken: int = 0  # wanted, and at rest without being ready
-    leaving: int = 0  # being stopped by request or because of a dependency, not down yet
-    alive: int = 0  # not at rest
-
-
-@dataclass(slots=True)
-class Unit:
-    """One unit and what its instances add up to."""
-
-    spec: UnitSpec
-    instances: tuple[InstanceName, ...]
-    tally: Tally = field(default_factory=Tally)
-    blockers: set[str] = field(default_factory=set)  # units it waits for before any instance may start
-    waiting: dict[InstanceName, None] = field(default_factory=dict)  # ordered set
-    held: dict[InstanceName, StopLike] = field(default_factory=dict)  # orders that dependants hold back
-    leaving_dependants: int = 0  # units that must be down before an order is given out
-
-    @property
-    def is_ready(self) -> bool:
-        return self.tally.ready == self.tally.wanted and (self.tally.wanted > 0 or not self.instances)
-
-    @property
-    def is_settled(self) -> bool:
-        return self.tally.unsettled == 0
-
-    @property
-    def is_hopeless(self) -> bool:
-        """Whether it will not become ready unless somebody starts it."""
-        return self.tally.broken > 0 or (self.tally.wanted == 0 and bool(self.instances))
-
-
-def _tally(state: UnitState, held: StopLike | None) -> Tally:
-    """What one instance adds to the tally of its unit."""
-    wanted = state.target is Target.UP and (held is None or isinstance(held, RestartOrder))
-    alive = state.sub_state not in AT_REST
-    ready = wanted and held is None and state.sub_state in {SubState.RUNNING, SubState.EXITED}
-    broken = wanted and state.sub_state in {SubState.DEAD, SubState.FAILED}
-    asked = held is not None or state.target is Target.DOWN
-    asked = asked or (state.run is not None and state.run.ending is not Ending.ITSELF)
-    return Tally(wanted, ready, wanted and not ready and not broken, broken, alive and asked, alive)
-
-
 class Fleet:
     """All units of a configuration. It decides; the caller carries the effects out, in order, and reports back."""
 
@@ -157,16 +71,8 @@ class Fleet:
     ) -> None:
         """`restored`: instances as an earlier fleet had them, each with the order that dependants held back."""
         specs = configuration.units
-        before = {name: spec.order for name, spec in specs.items()}
-        self._order = graph.in_order(before)
-        self._place = {name: place for place, name in enumerate(self._order)}
-        self._dependants = graph.turned(before)
-        self._pulls_in = {
-            name: tuple(edge.unit for edge in (*spec.requires, *spec.wants)) for name, spec in specs.items()
-        }
-        self._requires = {name: tuple(edge.unit for edge in spec.requires) for name, spec in specs.items()}
-        self._required_by = graph.turned(self._requires)
-        self._units = {name: _new_unit(spec) for name, spec in specs.items()}
+        self._wiring = Wiring(specs)
+        self._units = {name: new_unit(spec) for name, spec in specs.items()}
         self._states = {
             instance: UnitState(instance, unit.spec) for unit in self._units.values() for instance in unit.instances
         }
@@ -179,7 +85,7 @@ class Fleet:
         self._exit_code: int | None = None  # set when everything is being stopped
         self._all_down = False
         for name, unit in self._units.items():
-            unit.blockers.update(other for other in self._requires[name] if not self._units[other].is_ready)
+            unit.blockers.update(other for other in self._wiring.requires[name] if not self._units[other].is_ready)
         self._touched: set[InstanceName] = set()
         for state, held in restored:
             self._restore(state, held)
@@ -285,7 +191,7 @@ class Fleet:
         Raises:
             NoSuchUnitError: There is no such unit or instance.
         """
-        return [self._why(instance) for instance in self.instances(name)]
+        return [why_of(self._states[instance], self._status(instance)) for instance in self.instances(name)]
 
     # Events.
 
@@ -300,7 +206,7 @@ class Fleet:
             case Start():
                 self._start(self.instances(event.name), event.reason)
             case StartDefault():
-                names = [name for name in self._order if self._units[name].spec.enabled]
+                names = [name for name in self._wiring.order if self._units[name].spec.enabled]
                 self._start(
                     [each for name in names for each in self._units[name].instances], "part of the default target"
                 )
@@ -321,8 +227,8 @@ class Fleet:
         """Starts all instances of the units that those of `chosen` require and want, unless they are chosen too."""
         if self.shutting_down:
             raise ShuttingDownError("parsupd is being shut down; nothing is started any more")
-        needed = {other for instance in chosen for other in self._pulls_in[instance.unit]}
-        for name in self._in_order(graph.closure(needed, self._pulls_in)):
+        needed = {other for instance in chosen for other in self._wiring.pulls_in[instance.unit]}
+        for name in self._wiring.in_order(graph.closure(needed, self._wiring.pulls_in)):
             for instance in self._units[name].instances:
                 if instance not in chosen:
                     self._want(instance, f"{reason}, for a unit that needs it")
@@ -359,16 +265,18 @@ class Fleet:
             return
         self._exit_code = exit_code
         self._effects.append(Shutdown(exit_code, reason))
-        for name in reversed(self._order):
+        for name in reversed(self._wiring.order):
             for instance in self._units[name].instances:
                 if self._states[instance].sub_state not in AT_REST:
                     self._ask(instance, StopOrder(reason))
 
     def _ask_dependants(self, name: str, order: StopLike, concerned: frozenset[SubState]) -> None:
         """Asks all instances in a state of `concerned` that need unit `name`, directly or not; the farthest first."""
-        if not self._required_by[name]:
+        if not self._wiring.required_by[name]:
             return
-        for other in reversed(self._in_order(graph.closure(self._required_by[name], self._required_by))):
+        for other in reversed(
+            self._wiring.in_order(graph.closure(self._wiring.required_by[name], self._wiring.required_by))
+        ):
             if self._units[other].tally.alive:
                 for instance in self._units[other].instances:
                     if self._states[instance].sub_state in concerned:
@@ -397,7 +305,7 @@ class Fleet:
         unit = self._units[instance.unit]
         if instance not in unit.waiting or instance in unit.held:
             return
-        hopeless = [other for other in self._requires[instance.unit] if self._units[other].is_hopeless]
+        hopeless = [other for other in self._wiring.requires[instance.unit] if self._units[other].is_hopeless]
         if hopeless:
             self._step(instance, DependencyFailed(f"it requires {hopeless[0]}, which is not going to be ready"))
         elif not unit.blockers:
@@ -445,7 +353,7 @@ class Fleet:
     def _retally(self, instance: InstanceName) -> None:
         """Brings the tally of the instance's unit up to date, and tells other units what that means to them."""
         unit = self._units[instance.unit]
-        old, new = self._parts[instance], _tally(self._states[instance], unit.held.get(instance))
+        old, new = self._parts[instance], tally_of(self._states[instance], unit.held.get(instance))
         if new == old:
             return
         self._parts[instance] = new
@@ -455,16 +363,16 @@ class Fleet:
         if (ready, settled) != (unit.is_ready, unit.is_settled):
             self._tell_blocked(unit)
         if unit.is_hopeless and not hopeless:
-            for name in self._required_by[unit.spec.name]:
+            for name in self._wiring.required_by[unit.spec.name]:
                 self._todo.extend(partial(self._review, each) for each in self._units[name].waiting)
         if leaving != (unit.tally.leaving > 0):
             self._tell_held_back(unit, 1 if unit.tally.leaving else -1)
 
     def _tell_blocked(self, unit: Unit) -> None:
         name = unit.spec.name
-        for other in self._dependants[name]:
+        for other in self._wiring.dependants[name]:
             dependant = self._units[other]
-            if unit.is_ready if name in self._requires[other] else unit.is_settled:
+            if unit.is_ready if name in self._wiring.requires[other] else unit.is_settled:
                 dependant.blockers.discard(name)
             else:
                 dependant.blockers.add(name)
@@ -472,49 +380,17 @@ class Fleet:
                 self._todo.extend(partial(self._review, each) for each in dependant.waiting)
 
     def _tell_held_back(self, unit: Unit, change: int) -> None:
-        for other in unit.spec.order:
+        for other in self._wiring.before[unit.spec.name]:
             needed = self._units[other]
             needed.leaving_dependants += change
             if needed.leaving_dependants == 0:
                 self._todo.extend(partial(self._give_out, each) for each in needed.held)
 
-    def _in_order(self, names: Iterable[str]) -> list[str]:
-        return sorted(names, key=self._place.__getitem__)
-
     # Queries.
 
     def _status(self, instance: InstanceName) -> InstanceStatus:
-        state, unit = self._states[instance], self._units[instance.unit]
-        reason = state.reason
-        if state.sub_state is SubState.WAITING and unit.blockers:
-            reason = f"{reason}; waits for {', '.join(self._in_order(unit.blockers))}"
-        held = unit.held.get(instance)
-        if held is not None:
-            reason = f"{reason}; {held.reason}: waits until its dependants are down"
-        return InstanceStatus(
-            name=str(instance),
-            unit=instance.unit,
-            type=state.spec.type,
-            description=state.spec.description,
-            target=Target.DOWN if isinstance(held, StopOrder) else state.target,
-            active_state=ACTIVE_STATE[state.sub_state],
-            sub_state=state.sub_state,
-            since=state.since,
-            reason=reason,
-            pid=None if state.run is None else state.run.pid,
-            uri="" if state.run is None else state.run.uri,
-            generation=state.generation,
-            restarts=state.restarts,
-        )
-
-    def _why(self, instance: InstanceName) -> Why:
-        state = self._states[instance]
-        next_attempt_at = state.deadline_at if state.sub_state is SubState.BACKOFF else None
-        return Why(self._status(instance), state.incarnations, state.story, next_attempt_at)
-
-
-def _new_unit(spec: UnitSpec) -> Unit:
-    return Unit(spec, tuple(InstanceName(spec.name, number + 1) for number in range(spec.instances)))
+        unit = self._units[instance.unit]
+        return status_of(self._states[instance], unit.held.get(instance), self._wiring.in_order(unit.blockers))
 
 
 def _exit_code(state: UnitState, event: UnitEvent) -> int:

@@ -1,0 +1,70 @@
+"""One unit of the fleet, and what its instances add up to. Layer 1.
+
+The tallies let the work for one event be bounded by the number of units that are concerned, not of instances: only a
+change of what a tally means (ready, settled, leaving) reaches other units.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from parsupd.core.events import DependencyFailed, RestartOrder, StopOrder
+from parsupd.core.unit_state import Ending, UnitState
+from parsupd.core.units import InstanceName, SubState, Target, UnitSpec
+
+ALIVE = frozenset(SubState) - {SubState.DEAD, SubState.EXITED, SubState.FAILED}
+AT_REST = frozenset(SubState) - ALIVE
+SERVING = frozenset({SubState.STARTING, SubState.RUNNING})  # what a stop must be held back from, for dependants' sake
+
+StopLike = StopOrder | RestartOrder | DependencyFailed
+
+
+class Tally(NamedTuple):
+    """How many instances of a unit are so; of a single instance, 0 or 1 each."""
+
+    wanted: int = 0  # target up, and no stop held back
+    ready: int = 0
+    unsettled: int = 0  # wanted, neither ready nor at rest
+    broken: int = 0  # wanted, and at rest without being ready
+    leaving: int = 0  # being stopped by request or because of a dependency, not down yet
+    alive: int = 0  # not at rest
+
+
+@dataclass(slots=True)
+class Unit:
+    """One unit and what its instances add up to."""
+
+    spec: UnitSpec
+    instances: tuple[InstanceName, ...]
+    tally: Tally = field(default_factory=Tally)
+    blockers: set[str] = field(default_factory=set)  # units it waits for before any instance may start
+    waiting: dict[InstanceName, None] = field(default_factory=dict)  # ordered set
+    held: dict[InstanceName, StopLike] = field(default_factory=dict)  # orders that dependants hold back
+    leaving_dependants: int = 0  # units that must be down before an order is given out
+
+    @property
+    def is_ready(self) -> bool:
+        return self.tally.ready == self.tally.wanted and (self.tally.wanted > 0 or not self.instances)
+
+    @property
+    def is_settled(self) -> bool:
+        return self.tally.unsettled == 0
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether it will not become ready unless somebody starts it."""
+        return self.tally.broken > 0 or (self.tally.wanted == 0 and bool(self.instances))
+
+
+def new_unit(spec: UnitSpec) -> Unit:
+    return Unit(spec, tuple(InstanceName(spec.name, number + 1) for number in range(spec.instances)))
+
+
+def tally_of(state: UnitState, held: StopLike | None) -> Tally:
+    """What one instance adds to the tally of its unit."""
+    wanted = state.target is Target.UP and (held is None or isinstance(held, RestartOrder))
+    alive = state.sub_state not in AT_REST
+    ready = wanted and held is None and state.sub_state in {SubState.RUNNING, SubState.EXITED}
+    broken = wanted and state.sub_state in {SubState.DEAD, SubState.FAILED}
+    asked = held is not None or state.target is Target.DOWN
+    asked = asked or (state.run is not None and state.run.ending is not Ending.ITSELF)
+    return Tally(wanted, ready, wanted and not ready and not broken, broken, alive and asked, alive)
