@@ -24,10 +24,12 @@ if TYPE_CHECKING:
         SpawnError,
         Stage,
         StreamAborted,
+        StreamOverflow,
         UnknownFunction,
         UsageError,
         WorkerlibError,
     )
+    from workerlib.kinds import DirectPipe, DirectWriter, direct_pipe
     from workerlib.redirects import Redirect
     from workerlib.runtime import Master
     from workerlib.servant import Session, current_session
@@ -39,8 +41,10 @@ _HOMES = {
     "workerlib.core.daemonizing": ("DaemonizeError",),
     "workerlib.errors": (
         "ArgumentError", "ConnectionLost", "HandshakeError", "ProtocolError", "RemoteError", "ResultError",
-        "SpawnError", "Stage", "StreamAborted", "UnknownFunction", "UsageError", "WorkerlibError",
+        "SpawnError", "Stage", "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError",
+        "WorkerlibError",
     ),
+    "workerlib.kinds": ("DirectPipe", "DirectWriter", "direct_pipe"),
     "workerlib.redirects": ("Redirect",),
     "workerlib.runtime": ("Master",),
     "workerlib.servant": ("Session", "current_session"),
@@ -52,10 +56,11 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "ArgumentError", "Connection", "ConnectionLost", "DaemonizeError", "Function", "Handle", "HandshakeError", "Kind",
-    "Master", "OneWay", "Pipe", "ProtocolError", "Redirect", "RemoteError", "ResultError", "Rpc", "RpcSettings",
-    "Served", "Session", "ShutdownOn", "SpawnError", "Stage", "Stream", "StreamAborted", "UnknownFunction",
-    "UsageError", "Worker", "WorkerlibError", "__version__", "connect", "current_session", "one_way", "pipe", "rpc",
+    "ArgumentError", "Connection", "ConnectionLost", "DaemonizeError", "DirectPipe", "DirectWriter", "Function",
+    "Handle", "HandshakeError", "Kind", "Master", "OneWay", "Pipe", "ProtocolError", "Redirect", "RemoteError",
+    "ResultError", "Rpc", "RpcSettings", "Served", "Session", "ShutdownOn", "SpawnError", "Stage", "Stream",
+    "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError", "Worker", "WorkerlibError", "__version__",
+    "connect", "current_session", "direct_pipe", "one_way", "pipe", "rpc",
 ]  # fmt: skip
 
 

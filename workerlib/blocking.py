@@ -34,6 +34,7 @@ from workerlib.core.payload import NO_ENCODING, Outgoing
 from workerlib.core.session import ClientSession, Closed, CloseKind, Event
 from workerlib.core.uri import TcpLocation, Uri, parse_uri
 from workerlib.errors import ArgumentError, HandshakeError, ProtocolError, ResultError, UsageError
+from workerlib.kinds import DirectPipe
 from workerlib.shell.blocking_socket import BlockingSocket, now, open_socket
 from workerlib.shell.compression import inflate
 from workerlib.shell.environment import effective_settings
@@ -185,13 +186,14 @@ class Connection:
     # Calls
 
     @overload
-    def run(self, function: Pipe[P, R], *args: P.args, **kwargs: P.kwargs) -> Stream[R]: ...
+    def run(self, function: Pipe[P, R] | DirectPipe[P, R], *args: P.args, **kwargs: P.kwargs) -> Stream[R]: ...
     @overload
     def run(self, function: OneWay[P], *args: P.args, **kwargs: P.kwargs) -> None: ...
     @overload
     def run(self, function: Rpc[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
     def run(self, function: Function[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Runs one typed function. An rpc returns its result, a one_way when it is written, a pipe a `Stream` at once.
+        """Runs one typed function. An rpc returns its result, a one_way when it is written, a pipe or direct_pipe a
+        `Stream` at once.
 
         Raises what the function raised (builtin and declared errors as themselves, others as RemoteError),
         ArgumentError when the worker refuses an argument or one cannot be encoded, ConnectionLost, and TimeoutError
@@ -237,7 +239,7 @@ class Connection:
         seq, data = self._session.call(payload)
         call = self._calls[seq] = _Call(seq, name, outgoing)
         self._out.append(memoryview(data))
-        if kind is Kind.PIPE:
+        if kind is not Kind.RPC:
             self._flush()
             return Stream(self, call)
         frame = self.next_frame(call)

@@ -36,6 +36,7 @@ from workerlib.errors import (
     ResultError,
     UsageError,
 )
+from workerlib.kinds import DirectPipe
 from workerlib.shell.compression import inflate
 from workerlib.shell.transport import Wire, open_connection
 from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings
@@ -209,7 +210,7 @@ class Connection:
     # Calls
 
     @overload
-    def run(self, function: Pipe[P, R], *args: P.args, **kwargs: P.kwargs) -> Stream[R]: ...
+    def run(self, function: Pipe[P, R] | DirectPipe[P, R], *args: P.args, **kwargs: P.kwargs) -> Stream[R]: ...
     @overload
     def run(self, function: OneWay[P], *args: P.args, **kwargs: P.kwargs) -> Awaitable[None]: ...
     @overload
@@ -217,7 +218,8 @@ class Connection:
     def run(self, function: Function[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Dispatches one typed function. Does not block; the call is written before this returns.
 
-        An rpc gives an awaitable result, a pipe a `Stream`, a one_way an awaitable that waits only for room to write.
+        An rpc gives an awaitable result, a pipe or direct_pipe a `Stream`, a one_way an awaitable that waits only for
+        room to write.
         Raises ArgumentError when an argument cannot be encoded. The result raises what the function raised (builtin and
         declared errors as themselves, others as RemoteError), ArgumentError when the worker refuses an argument, and
         ConnectionLost. Cancelling the awaiting task cancels the function in the worker.

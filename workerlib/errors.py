@@ -36,6 +36,10 @@ class StreamAborted(WorkerlibError):  # noqa: N818 - same
     """One end gave up a stream before its end; the text is the reason that end gave."""
 
 
+class StreamOverflow(WorkerlibError):  # noqa: N818 - same
+    """The reader of a stream that its pace does not slow down was too slow; the text says how many items it missed."""
+
+
 class ArgumentError(WorkerlibError, TypeError):
     """An argument did not fit the function's types; the text names the function and the path of the offending value.
 

@@ -10,17 +10,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from workerlib.core.payload import NIL, encode_result
-from workerlib.core.session import ServerSession
+from workerlib.core.session import ClientSession, ServerSession
 from workerlib.errors import ProtocolError, ResultError
+from workerlib.outflow import Outflow
 from workerlib.shell import journal
 from workerlib.shell.transport import Wire
-
-FIRST_BATCH, BATCH = 16, 512
-"""Items that go into one frame at most: few at first, since nobody knows yet how large they are."""
-
-BATCH_BYTES = 256 << 10
-"""The size that a frame of several items should have at most; batches shrink and grow with it."""
 
 Room = Callable[[], int]
 """How many items the reader has room for now."""
@@ -138,15 +132,21 @@ class Pump:
     loop turns, so that batching never delays one. Without credit the generator is not resumed.
     """
 
-    def __init__(self, wire: Wire, session: ServerSession, seq: int, where: str, give_up: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        session: ServerSession | ClientSession,
+        seq: int,
+        where: str,
+        give_up: Callable[[], object],
+    ) -> None:
         self._wire = wire
         self._session = session
         self._seq = seq
-        self._where = where
+        self.out = Outflow(wire, session, seq, where)
         self._give_up = give_up
         self._loop = asyncio.get_running_loop()
         self._waiting: list[Any] = []
-        self._batch = FIRST_BATCH
         self._room = 0
         self._flush_soon = False
         self._credit_came: asyncio.Future[None] | None = None
@@ -185,11 +185,10 @@ class Pump:
                 self._flush()
             finally:
                 await items.aclose()
-        if session.closed is None:
-            self._wire.write(session.end(self._seq, NIL))
+        self.out.end(None)
 
     def _measure(self) -> None:
-        self._room = 0 if self._wire.paused else min(self._session.credit(self._seq), self._batch)
+        self._room = self.out.room()
 
     def _flush_later(self) -> None:
         self._flush_soon = False
@@ -204,38 +203,14 @@ class Pump:
         waiting = self._waiting
         if not waiting:
             return
-        count = len(waiting)
-        if self._session.credit(self._seq) < count:  # the stream was aborted, or the connection has ended
+        if self._session.credit(self._seq) < len(waiting):  # the stream was aborted, or the connection has ended
             waiting.clear()
             return
         try:
-            payload = encode_result(self._where, waiting)
-            fits = len(payload) <= self._session.settings.max_message_size
-        except ResultError:
-            fits, payload = False, b""
-        if not fits:
-            self._flush_singly()
-            return
-        waiting.clear()
-        self._wire.write(self._session.items(self._seq, payload, count))
-        if len(payload) > BATCH_BYTES:
-            self._batch = max(1, count * BATCH_BYTES // len(payload))
-        elif count >= self._batch and 2 * len(payload) <= BATCH_BYTES:
-            self._batch = min(2 * self._batch, BATCH)
-        self._measure()
-
-    def _flush_singly(self) -> None:
-        """One frame an item. Raises ResultError for the first that cannot be sent, after those before it."""
-        singles = self._waiting[:]
-        self._waiting.clear()
-        self._batch = 1
-        for item in singles:
-            payload = encode_result(self._where, [item])
-            most = self._session.settings.max_message_size
-            if len(payload) > most:
-                raise ResultError(f"an item of {self._where} has {len(payload)} bytes; a message may have {most}")
-            self._wire.write(self._session.items(self._seq, payload, 1))
-        self._measure()
+            self.out.send(waiting)
+        finally:
+            waiting.clear()
+            self._measure()
 
     async def _wait_for_room(self) -> None:
         await self._wire.writable()

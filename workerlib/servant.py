@@ -43,7 +43,7 @@ def current_session() -> Session:
 class Callee:
     """One function of one served object, ready to be called."""
 
-    __slots__ = ("function", "is_one_way", "is_pipe", "method", "runs_on_loop", "signature", "where")
+    __slots__ = ("function", "is_plain", "kind", "method", "runs_on_loop", "signature", "where")
 
     def __init__(
         self, function: Function[..., Any], signature: Signature, method: Callable[..., Any], *, runs_on_loop: bool
@@ -52,8 +52,8 @@ class Callee:
         self.signature = signature
         self.method = method
         self.runs_on_loop = runs_on_loop
-        self.is_pipe = function.kind is Kind.PIPE
-        self.is_one_way = function.kind is Kind.ONE_WAY
+        self.kind = function.kind
+        self.is_plain = function.kind in {Kind.RPC, Kind.ONE_WAY}
         self.where = function.qualified_name
 
 

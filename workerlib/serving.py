@@ -4,12 +4,12 @@ import asyncio
 import contextvars
 import functools
 import inspect
-import traceback
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 from workerlib.core import frames
+from workerlib.core.calling import read
 from workerlib.core.frames import Frame
 from workerlib.core.payload import (
     MSGPACK,
@@ -24,7 +24,8 @@ from workerlib.core.payload import (
 )
 from workerlib.core.session import DIALECT, CloseKind, Event, ServerSession, parse_dialect
 from workerlib.errors import ArgumentError, ProtocolError, ResultError, UnknownFunction, WorkerlibError
-from workerlib.pump import Pump, StockStreams, StreamEnd, as_async
+from workerlib.outflow import format_error
+from workerlib.pump import StockStreams, StreamEnd
 from workerlib.servant import Callee, Servant, Session, session_variable
 from workerlib.shell import journal
 from workerlib.shell.compression import inflate
@@ -34,6 +35,7 @@ from workerlib.spec import (
     Kind,
     RpcSettings,
 )
+from workerlib.stream_calls import StreamCalls, pulled
 
 DEFAULT_HANDSHAKE = "hello"
 """What a stock client sends as its handshake when it was not told otherwise: no connection-state argument."""
@@ -90,7 +92,7 @@ class ServerConnection:
         self.encode_result = encode_result
         self.calls: dict[int, EagerTask] = {}
         self.one_ways: set[EagerTask] = set()  # their sequence numbers may be used again while they run
-        self.pumps: dict[int, Pump] = {}
+        self.streams = StreamCalls(self.wire, self.session, server, self.answer_error)
         self.user_session: Session | None = None
         self._context = server.base_context
         self._hot_prefix = b"\xc1"  # a byte that MessagePack never uses: nothing is hot yet
@@ -107,10 +109,11 @@ class ServerConnection:
         elif event.type == frames.INVOKE:
             self._invoke(event)
         elif event.type == frames.CREDIT:
-            if pump := self.pumps.get(event.seq):
-                pump.wake()
+            self.streams.wake(event.seq)
         elif event.type == frames.ABORT:
-            if (task := self.calls.get(event.seq)) is not None:
+            task = self.calls.get(event.seq)
+            self.streams.give_up(event.seq, str(read(event)), answered=task is not None)
+            if task is not None:
                 task.cancel()
         elif event.type == frames.CONNECT:
             self._check_serializer(event)
@@ -119,6 +122,7 @@ class ServerConnection:
     def _on_closed(self, reason: str) -> None:
         """The connection has ended. Idempotent."""
         self.server.connections.discard(self)
+        self.streams.connection_ended(reason)
         for task in self._tasks():
             task.cancel()
         if self.user_session is not None:
@@ -293,15 +297,15 @@ class ServerConnection:
         head: CallHead = decode_call_head(payload)
         callee = self.server.find(head.object).find(head.method)
         args, kwargs = callee.signature.bind(head.args, head.kwargs)
-        if callee.signature.exact and callee.runs_on_loop and not callee.is_pipe and not callee.is_one_way:
+        if callee.signature.exact and callee.runs_on_loop and callee.kind is Kind.RPC:
             self._hot_prefix, self._hot_callee = call_prefix(head.object, head.method), callee
             self._hot_end = frames.HEADER_SIZE + len(self._hot_prefix)
         return callee, args, kwargs
 
     def _run(self, frame: Frame, callee: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if callee.is_pipe:
+        if not callee.is_plain:
             _check_wants_stream(frame, callee)
-            self._start(self._run_pipe(frame, callee, args, kwargs), frame)
+            self._start(self._run_stream(frame, callee, args, kwargs), frame)
             return
         task, self._idle_task = self._idle_task or EagerTask(self.loop), None
         task.start(self._call(callee, args, kwargs), self._context.copy())
@@ -359,44 +363,18 @@ class ServerConnection:
 
         return await self.loop.run_in_executor(self.server.threads, call)
 
-    async def _run_pipe(self, frame: Frame, callee: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        threads = None if callee.runs_on_loop else self.server.threads
-        if not self.session.dialect:
-            try:
-                items = as_async(callee.method(*args, **kwargs), threads)
-                stream_id = self.server.stock_streams.open(self.user_session, items)
-            except Exception as error:  # noqa: BLE001 - user code
-                self.answer_error(frame, error)
-            else:
-                self._answer_stock_stream(frame, stream_id)
+    async def _run_stream(self, frame: Frame, callee: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A call whose answer is a stream. Answers by itself."""
+        if self.session.dialect:
+            await self.streams.run(frame, callee, args, kwargs)
             return
         try:
-            self.wire.write(self.session.open_stream(frame.seq))
-        except ProtocolError as error:
-            self.wire.close(CloseKind.PROTOCOL, str(error))
-            return
-        task = asyncio.current_task()
-        assert task is not None, "runs as a task of `_start`"
-        where = callee.function.qualified_name
-        pump = self.pumps[frame.seq] = Pump(self.wire, self.session, frame.seq, where, task.cancel)
-        try:
-            await pump.run(as_async(callee.method(*args, **kwargs), threads, pump.room))
-        except asyncio.CancelledError:
-            if pump.failure is not None:
-                self._end_with_error(frame.seq, pump.failure)
-                return
-            if self.session.closed is None:
-                self.wire.write(self.session.abort(frame.seq, "aborted by the caller"))
-            raise
+            items = await pulled(callee, args, kwargs, self.server)
+            stream_id = self.server.stock_streams.open(self.user_session, items)
         except Exception as error:  # noqa: BLE001 - user code
-            self._end_with_error(frame.seq, error)
-        finally:
-            del self.pumps[frame.seq]
-
-    def _end_with_error(self, seq: int, error: Exception) -> None:
-        if self.session.closed is None:
-            payload = encode(error_to_wire(error, _format(error), stock=False))
-            self.wire.write(self.session.end(seq, payload, failed=True))
+            self.answer_error(frame, error)
+        else:
+            self._answer_stock_stream(frame, stream_id)
 
     # Stock clients: other serializers, batches, and the Pyro.Daemon object
 
@@ -410,9 +388,9 @@ class ServerConnection:
             else:
                 callee = self.server.find(target).find(method)
                 positional, named = callee.signature.bind_plain(args, kwargs)
-                if callee.function.kind is Kind.PIPE:
+                if not callee.is_plain:
                     _check_wants_stream(frame, callee)
-                    await self._run_pipe(frame, callee, positional, named)
+                    await self._run_stream(frame, callee, positional, named)
                     return
                 result = await self._call(callee, positional, named)
         except asyncio.CancelledError as error:
@@ -448,14 +426,14 @@ class ServerConnection:
         for method, args, kwargs in calls:
             try:
                 callee = servant.find(method)
-                if callee.function.kind is Kind.PIPE:
+                if not callee.is_plain:
                     raise ProtocolError(f"{callee.function.qualified_name} is a stream; a batch cannot hold one")
                 positional, named = callee.signature.bind_plain(args, kwargs or {})
                 results.append(await self._call(callee, positional, named))
             except Exception as error:  # noqa: BLE001 - user code
                 if one_way:
                     journal.fail("one_way_failed", error, function=method)
-                wire = error_to_wire(error, _format(error), stock=True)
+                wire = error_to_wire(error, format_error(error), stock=True)
                 results.append({"__class__": "Pyro5.core._ExceptionWrapper", "exception": wire})
                 break
         return results
@@ -496,7 +474,7 @@ class ServerConnection:
         # A refusal has no traceback that would tell more than its text; Pyro5's clients show what is there.
         text = f"{type(error).__name__}: {error}" if not self.session.dialect else ""
         if with_traceback:
-            text = _format(error)
+            text = format_error(error)
         data = error_to_wire(error, text, stock=not self.session.dialect)
         payload = self._dump(frame.serializer, data)
         if len(payload) > self.longest:
@@ -522,7 +500,3 @@ class ServerConnection:
 def _check_wants_stream(frame: Frame, callee: Callee) -> None:
     if frame.flags & frames.ONE_WAY:
         raise ProtocolError(f"{callee.function.qualified_name} is a stream; a one-way call cannot take it")
-
-
-def _format(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))

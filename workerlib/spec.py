@@ -37,6 +37,7 @@ class Kind(enum.Enum):
     RPC = "rpc"
     ONE_WAY = "one_way"
     PIPE = "pipe"
+    DIRECT_PIPE = "direct_pipe"
 
 
 class ShutdownOn(enum.Enum):
@@ -134,13 +135,11 @@ class Function(Generic[P, R_co]):
         """The types, read from the annotations when first asked for, so that forward references work."""
         found = cast("FunctionTypes | None", self.__dict__.get("_types"))
         if found is None:
-            parameters, result = read_parameters(self.call, skip=1)
-            found = FunctionTypes(parameters, self._result_type(result))
-            self.__dict__["_types"] = found
+            found = self.__dict__["_types"] = self._read_types(*read_parameters(self.call, skip=1))
         return found
 
-    def _result_type(self, annotation: Any) -> Any:
-        return annotation
+    def _read_types(self, parameters: Parameters, result: Any) -> FunctionTypes:
+        return FunctionTypes(parameters, result)
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
@@ -168,14 +167,30 @@ class OneWay(Function[P, None]):
 class Pipe(Function[P, R_co]):
     """One call, a stream of results. Dispatch with `async for item in connection.run(Sum.squares, 4)`.
 
-    The caller's pace reaches the generator: it is not resumed while the caller has not granted room for more items.
+    The caller's pace reaches the generator, unless `client_pushes_back` is false; see `pipe`.
     """
 
     kind = Kind.PIPE
 
-    def _result_type(self, annotation: Any) -> Any:
-        arguments = get_args(annotation)
-        return arguments[0] if arguments else Any
+    def __init__(
+        self,
+        call: Callable[..., Any],
+        *,
+        name: str | None = None,
+        errors: tuple[type[Exception], ...] = (),
+        client_pushes_back: bool = True,
+    ) -> None:
+        super().__init__(call, name=name, errors=errors)
+        self.client_pushes_back = client_pushes_back
+
+    def _read_types(self, parameters: Parameters, result: Any) -> FunctionTypes:
+        return FunctionTypes(parameters, first_argument(result))
+
+
+def first_argument(annotation: Any) -> Any:
+    """The `int` of `AsyncIterator[int]`, or Any where nothing is said."""
+    arguments = get_args(annotation)
+    return arguments[0] if arguments else Any
 
 
 class RpcDecorator(Protocol):
@@ -229,11 +244,26 @@ def pipe(call: Callable[Concatenate[Any, P], AsyncIterator[T]], /) -> Pipe[P, T]
 @overload
 def pipe(call: Callable[Concatenate[Any, P], Iterator[T]], /) -> Pipe[P, T]: ...
 @overload
-def pipe(*, name: str | None = None, errors: tuple[type[Exception], ...] = ()) -> PipeDecorator: ...
-def pipe(call: Any = None, /, *, name: str | None = None, errors: tuple[type[Exception], ...] = ()) -> Any:
-    """Makes a generator method a stream of items to the caller. A `def` generator is run in the pool of threads."""
+def pipe(
+    *, name: str | None = None, errors: tuple[type[Exception], ...] = (), client_pushes_back: bool = True
+) -> PipeDecorator: ...
+def pipe(
+    call: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    errors: tuple[type[Exception], ...] = (),
+    client_pushes_back: bool = True,
+) -> Any:
+    """Makes a generator method a stream of items to the caller. A `def` generator is run in the pool of threads.
+
+    The generator is not resumed while the caller has no room for more items (`RpcSettings.stream_window`). With
+    `client_pushes_back=False` it runs at its own pace: what the caller has no room for waits in a buffer
+    (`RpcSettings.stream_buffer`), and an item for which the buffer has no room ends the stream with StreamOverflow,
+    which says how many items are lost. It is never thinned out silently, and nobody else on the connection suffers.
+    """
     if call is None:
-        return lambda method: Pipe(method, name=name, errors=errors)
+        return lambda method: Pipe(method, name=name, errors=errors, client_pushes_back=client_pushes_back)
     return Pipe(call)
 
 
@@ -275,6 +305,8 @@ class RpcSettings(msgspec.Struct, frozen=True):
     """A peer that does not read what was sent to it for so long is cut off."""
     stream_window: int = 4096
     """Items of one stream that may be under way before the reader must have taken some."""
+    stream_buffer: int = 1 << 16
+    """Items that may wait for the reader of a stream that its pace does not slow down; one more ends the stream."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:

@@ -11,7 +11,7 @@ PACKAGES = {"workerlib": ROOT / "workerlib", "parsupd": ROOT / "supervisor" / "p
 
 # What the pure layers (0 to 3) may import besides each other: nothing here can read a clock, a file or a socket.
 PURE = {
-    "__future__", "builtins", "collections", "dataclasses", "difflib", "enum", "functools", "heapq", "inspect", "itertools",
+    "__future__", "abc", "builtins", "collections", "dataclasses", "difflib", "enum", "functools", "heapq", "inspect", "itertools",
     "math", "msgspec", "operator", "re", "struct", "tomllib", "types", "typing",
 }  # fmt: skip
 
@@ -21,6 +21,7 @@ LAYERS = {
     "workerlib.version": 0,
     "workerlib.errors": 0,
     "workerlib.spec": 0,
+    "workerlib.kinds": 0,
     "workerlib.redirects": 0,
     "workerlib.core": 0,
     "workerlib.core.frames": 1,
@@ -35,7 +36,9 @@ LAYERS = {
     "workerlib.shell": 4,
     "workerlib.launchers": 4,
     "workerlib.connection": 5,
+    "workerlib.outflow": 5,
     "workerlib.pump": 5,
+    "workerlib.stream_calls": 5,
     "workerlib.servant": 5,
     "workerlib.serving": 5,
     "workerlib.server": 5,

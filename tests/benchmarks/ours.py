@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from ends import other_end, socket_path
 
-from workerlib import Connection, RpcSettings, pipe, rpc
+from workerlib import Connection, DirectWriter, RpcSettings, direct_pipe, pipe, rpc
 from workerlib.connection import open_to
 from workerlib.core.uri import UnixLocation, Uri
 from workerlib.server import Server
@@ -27,6 +27,17 @@ class Adder:
     async def numbers(self, below: int) -> AsyncIterator[int]:
         for number in range(below):
             yield number
+
+    @direct_pipe
+    async def direct_numbers(self, out: DirectWriter[int], below: int) -> None:
+        async def write() -> None:
+            for number in range(below):
+                out.write(number)
+                if not number % 1000:
+                    await out.flushed()
+            out.close()
+
+        self.writing = asyncio.create_task(write())
 
     @pipe
     async def batches(self, count: int, size: int) -> AsyncIterator[list[int]]:

@@ -79,6 +79,23 @@ def ours_items(seconds: float) -> float:
     return with_connection(body)
 
 
+def ours_direct(seconds: float) -> float:
+    """Million items a second: each written by hand, each taken by itself."""
+    from ours import Adder, with_connection
+
+    async def body(connection: Any) -> float:
+        async def take(count: int) -> int:
+            taken = 0
+            async for _ in connection.run(Adder.direct_numbers, count):
+                taken += 1
+            assert taken == count
+            return taken
+
+        return await aper_second(take, seconds, 20_000) / 1e6
+
+    return with_connection(body)
+
+
 def ours_batches(seconds: float) -> float:
     """Million items a second, in lists of 1000."""
     from ours import Adder, with_connection
@@ -137,6 +154,7 @@ def pyro_texts(seconds: float) -> float:
 
 KINDS: dict[str, tuple[str, str, dict[str, Callable[[float], float]]]] = {
     "stream, one by one": ("ints yielded singly", "M/s", {OURS: ours_items, "Pyro5 msgpack": pyro_items}),
+    "stream, written by hand": ("ints by a DirectWriter", "M/s", {OURS: ours_direct}),
     "stream, in batches": ("ints in lists of 1000", "M/s", {OURS: ours_batches}),
     "stream, 1 MiB strings": (
         "texts of 1 MiB",

@@ -1,7 +1,6 @@
 """Both ends of the wire over real sockets, on both event loops."""
 
 import asyncio
-import contextlib
 import contextvars
 import dataclasses
 import functools
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from served import collect, serving, until
 from support import ENGINES, run_async
 
 from workerlib.connection import Connection, open_to
@@ -221,19 +221,6 @@ class Everything:
         return 5  # type: ignore[return-value]
 
 
-@contextlib.asynccontextmanager
-async def serving(
-    worker: object, path: Path | None = None, settings: RpcSettings = SETTINGS, location: Any = None, **kwargs: Any
-) -> AsyncIterator[Uri]:
-    server = Server(settings, **kwargs)
-    server.add("w", worker)
-    where = await server.listen(location or UnixLocation(str(path)))
-    try:
-        yield Uri("w", where)
-    finally:
-        await server.close()
-
-
 Main = Callable[[Everything, Connection], Coroutine[Any, Any, None]]
 
 
@@ -263,17 +250,6 @@ def with_worker(engine: str, path: Path) -> Callable[..., None]:
         run_async(whole, engine)
 
     return run
-
-
-async def collect(stream: Any, into: list[Any]) -> None:
-    async for item in stream:
-        into.append(item)
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Waits in the loop until the condition holds; run_async bounds it."""
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 # Calls

@@ -14,6 +14,7 @@ def calls(uri: str) -> None:
         assert_type(connection.run(Shop.price, Order("tea")), Price)
         assert_type(connection.run(Shop.stock, "tea", reserved=True), int)
         connection.run(Shop.forget, "tea")
+        assert_type(connection.run(Shop.sales, "tea"), blocking.Stream[Price])
         stream = connection.run(Shop.orders, 3)
         assert_type(stream, blocking.Stream[Order])
         items: Iterator[Order] = stream

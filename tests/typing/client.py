@@ -27,6 +27,9 @@ async def calls(connection: Connection) -> None:
         assert_type(price, Price)
     async for count in connection.run(Shop.counts, "tea"):
         assert_type(count, int)
+    async for price in connection.run(Shop.sales, "tea"):
+        assert_type(price, Price)
+    assert_type(connection.run(Shop.sales_of_all), Stream[Price])
     print(await connection.run(Shop.stock, "tea"))  # what is expected of the result does not change the function's type
     stock: float | None = await connection.run(Shop.stock, "tea")
     print(stock)
@@ -40,6 +43,7 @@ async def wrong_calls(connection: Connection) -> None:
     await connection.run(Shop.stock)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     await connection.run(Shop.stock, "tea", resreved=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await connection.run(Shop.forget, 5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    connection.run(Shop.sales, 5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     await connection.run(Shop.orders, 3)  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
     async for _ in connection.run(Shop.price, Order("tea")):  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]
         pass

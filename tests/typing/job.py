@@ -8,7 +8,7 @@ from typing import Any, assert_type
 import msgspec
 
 import workerlib
-from workerlib import OneWay, Pipe, Rpc
+from workerlib import DirectPipe, DirectWriter, OneWay, Pipe, Rpc
 
 
 @dataclass
@@ -78,10 +78,30 @@ class Shop(workerlib.Worker):
     def counts(self, item: str) -> Iterator[int]:
         yield len(item)
 
+    @workerlib.pipe(client_pushes_back=False)
+    async def quotes(self) -> AsyncIterator[Price]:
+        yield await self.price(Order("tea"))
+
+    @workerlib.direct_pipe
+    async def sales(self, out: DirectWriter[Price], item: str) -> None:
+        assert_type(out.write(await self.price(Order(item))), bool)
+        out.write(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await out.flushed()
+        out.close()
+
+    @workerlib.direct_pipe(name="all_sales", errors=(OutOfStockError,))
+    async def sales_of_all(self, out: DirectWriter[Price]) -> None:
+        out.close(OutOfStockError())
+
+    @workerlib.direct_pipe  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    async def sales_without_writer(self) -> None: ...
+
 
 # Taken from the class, a function knows its kind and its result (client.py shows its parameters).
 assert_type(Shop.forget_everything, OneWay[[]])
 assert_type(Shop.items, Pipe[[], str])
+assert_type(Shop.quotes, Pipe[[], Price])
+assert_type(Shop.sales_of_all, DirectPipe[[], Price])
 
 
 def from_inside(shop: Shop) -> None:

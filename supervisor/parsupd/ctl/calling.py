@@ -131,11 +131,11 @@ def _print_result(connection: "Connection", name: str, function: str, args: list
 
     kind = kind_of(function, connection.functions, name)
     result = connection.call(function, *args, **kwargs)
-    if kind is Kind.PIPE:
+    if kind is Kind.RPC:
+        output.as_json(result)
+    elif kind is not Kind.ONE_WAY:
         for item in result:
             output.as_json_line(item)
-    elif kind is Kind.RPC:
-        output.as_json(result)
 
 
 def _as_failure(error: Exception, where: str, traceback: bool) -> Failure:

@@ -7,7 +7,19 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from workerlib import Handle, Redirect, Session, ShutdownOn, Worker, current_session, one_way, pipe, rpc
+from workerlib import (
+    DirectWriter,
+    Handle,
+    Redirect,
+    Session,
+    ShutdownOn,
+    Worker,
+    current_session,
+    direct_pipe,
+    one_way,
+    pipe,
+    rpc,
+)
 
 
 class Sum(Worker):
@@ -117,3 +129,27 @@ class BlocksInInit(Worker):
 class Impolite(Worker):
     @rpc
     async def take_bad_type(self, callback: "Unknown") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+class Ticker(Worker):
+    """Keeps the writers of those who subscribed, and forgets the ones whose reader has gone."""
+
+    async def init(self) -> None:
+        self.writers: list[DirectWriter[int]] = []
+        self.ticked = 0
+
+    @direct_pipe
+    async def ticks(self, out: DirectWriter[int]) -> None:
+        self.writers.append(out)
+
+    @rpc
+    async def tick(self, count: int) -> None:
+        for _ in range(count):
+            self.ticked += 1
+            for out in self.writers:
+                out.write(self.ticked)
+
+    @rpc
+    async def subscribers(self) -> int:
+        self.writers = [out for out in self.writers if out.closed is None]
+        return len(self.writers)

@@ -1,0 +1,111 @@
+"""Further kinds of functions, as values: those whose streams are written by hand, or go from the caller to the worker.
+
+The plain kinds are in `workerlib.spec`. Nothing here does anything, as there.
+"""
+
+import abc
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+
+import msgspec
+
+from workerlib.errors import UsageError
+from workerlib.spec import Function, FunctionTypes, Kind, Parameters, first_argument
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class DirectWriter(abc.ABC, Generic[T_contra]):
+    """Writes one stream by hand, without waiting. Belongs to the event loop that it was made in.
+
+    Items wait here while the reader has no room for them, at most `RpcSettings.stream_buffer` of them; one more ends
+    the stream with StreamOverflow at the reader. Who writes faster than readers read awaits `flushed` now and then.
+    """
+
+    @abc.abstractmethod
+    def write(self, item: T_contra) -> bool:
+        """Writes an item; never waits. False, and nothing is written, when the stream has ended.
+
+        An item that cannot be encoded ends the stream with ResultError at the reader, after the items before it.
+        """
+
+    @abc.abstractmethod
+    async def flushed(self) -> None:
+        """Waits until everything that was written is on its way, or the stream has ended.
+
+        Raises UsageError inside of a direct pipe function: its items are sent after it has returned.
+        """
+
+    @abc.abstractmethod
+    def close(self, error: Exception | None = None) -> None:
+        """Ends the stream after the items that were written; with `error`, the reader gets that. Idempotent."""
+
+    @property
+    @abc.abstractmethod
+    def closed(self) -> str | None:
+        """Why no more is taken, in words (closed here, given up by the reader, connection lost), or None."""
+
+    @abc.abstractmethod
+    async def wait_closed(self) -> str:
+        """Waits until the stream has ended, from whichever side; returns why."""
+
+
+def _require_async(call: Callable[..., Any], kind: Kind) -> None:
+    if not inspect.iscoroutinefunction(call):
+        raise UsageError(f"{call.__qualname__}: a {kind.value} function must be an `async def` that returns")
+
+
+def _split_first(call: Callable[..., Any], parameters: Parameters, what: str) -> tuple[Any, Parameters]:
+    """The item type of the stream that is the first parameter, and the other parameters. Raises UsageError."""
+    if not parameters.names or parameters.required < 1 or parameters.names[0] in parameters.keyword_only:
+        raise UsageError(f"{call.__qualname__}: its first parameter must be {what}")
+    others = msgspec.structs.replace(
+        parameters, names=parameters.names[1:], types=parameters.types[1:], required=parameters.required - 1
+    )
+    return first_argument(parameters.types[0]), others
+
+
+class DirectPipe(Function[P, R_co]):
+    """One call, a stream of items that the function writes by hand. Dispatch as a Pipe. See `direct_pipe`."""
+
+    kind = Kind.DIRECT_PIPE
+
+    def __init__(
+        self, call: Callable[..., Any], *, name: str | None = None, errors: tuple[type[Exception], ...] = ()
+    ) -> None:
+        super().__init__(call, name=name, errors=errors)
+        _require_async(call, self.kind)
+
+    def _read_types(self, parameters: Parameters, result: Any) -> FunctionTypes:  # noqa: ARG002 - it returns nothing
+        item, others = _split_first(self.call, parameters, "the DirectWriter that it gets")
+        return FunctionTypes(others, item)
+
+
+class DirectPipeDecorator(Protocol):
+    """What `direct_pipe(errors=...)` returns."""
+
+    def __call__(
+        self, call: Callable[Concatenate[Any, DirectWriter[T], P], Coroutine[Any, Any, None]], /
+    ) -> DirectPipe[P, T]: ...
+
+
+@overload
+def direct_pipe(
+    call: Callable[Concatenate[Any, DirectWriter[T], P], Coroutine[Any, Any, None]], /
+) -> DirectPipe[P, T]: ...
+@overload
+def direct_pipe(*, name: str | None = None, errors: tuple[type[Exception], ...] = ()) -> DirectPipeDecorator: ...
+def direct_pipe(call: Any = None, /, *, name: str | None = None, errors: tuple[type[Exception], ...] = ()) -> Any:
+    """Makes an `async def` method a stream that it writes by hand: it gets a DirectWriter as its first argument.
+
+    The stream begins when the function returns: what it has written until then waits, and is delivered first. When it
+    raises, the caller gets that error and no item. The writer may be kept and written to afterwards, from anywhere in
+    the worker, until `close`: the stream lasts until then, until the caller gives it up or the connection ends.
+    """
+    if call is None:
+        return lambda method: DirectPipe(method, name=name, errors=errors)
+    return DirectPipe(call)
