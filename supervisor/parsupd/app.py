@@ -19,6 +19,7 @@ from parsupd.core.fleet import Fleet
 from parsupd.core.unitfile import ConfigurationError, include_patterns, parse
 from parsupd.core.units import Configuration, LogFormat
 from parsupd.executor import Executor, Place
+from parsupd.install import install, uninstall
 from parsupd.shell import journal, leftovers, nameserver
 from parsupd.shell.children import Children
 from parsupd.shell.journal_stream import JournalStreams
@@ -138,6 +139,10 @@ def cli(
     except (UsageError, ConfigurationError) as error:
         click.echo(f"parsupd: {error}", err=True)
         sys.exit(USAGE)
+
+
+cli.add_command(install)
+cli.add_command(uninstall)
 
 
 def _run(configuration: Configuration, given_runtime: str | None, given_state: str | None, form: str | None) -> int:

@@ -59,6 +59,7 @@ LAYERS = {
     "parsupd.core.restart": 1,
     "parsupd.core.backoff": 1,
     "parsupd.core.start_limit": 1,
+    "parsupd.core.installation": 1,
     "parsupd.core.snapshot": 1,
     "parsupd.core.wiring": 1,
     "parsupd.core.tally": 1,
@@ -70,6 +71,7 @@ LAYERS = {
     "parsupd.executor": 5,
     "parsupd.control": 5,
     "parsupd.app": 6,
+    "parsupd.install": 6,
     "parsupd.__main__": 6,
     "parsupd.ctl": 6,
 }
@@ -82,7 +84,7 @@ DOORS = {
     "structlog": {"workerlib.shell.journal", "parsupd.shell.journal"},
     "uvloop": {"workerlib.shell.loop"},
     "ctypes": {"workerlib.shell.process"},
-    "click": {"parsupd.app", "parsupd.ctl"},
+    "click": {"parsupd.app", "parsupd.install", "parsupd.ctl"},
     "rich": {"parsupd.ctl"},
 }
 
