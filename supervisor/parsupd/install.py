@@ -84,9 +84,10 @@ def _carry_out(
             str(Path(commands).absolute()) if commands else deployment.commands(),
         )
         if not (user or dry_run or root) and os.geteuid() != 0:
+            called = [f"{target.commands}/parsupd", *sys.argv[1:]]
             raise UsageError(
-                f"only root can do that for the whole system: sudo {shlex.join(_called())}\n"
-                f"         for yourself alone: {shlex.join([*_called(), '--user'])}"
+                f"only root can do that for the whole system: sudo {shlex.join(called)}\n"
+                f"         for yourself alone: {shlex.join([*called, '--user'])}"
             )
         try:
             wanted = files(target, deployment.texts(sources(target)))
@@ -96,10 +97,6 @@ def _carry_out(
     except UsageError as error:
         click.echo(f"parsupd: {error}", err=True)
         sys.exit(USAGE)
-
-
-def _called() -> list[str]:
-    return [str(Path(deployment.commands()) / "parsupd"), *sys.argv[1:]]
 
 
 def _install(root: Path, target: Target, wanted: tuple[File, ...], dry_run: bool) -> None:
