@@ -433,7 +433,8 @@ class _Spawning:
                 case Effect.KILL:
                     self._kill()
                 case Effect.SUCCEED | Effect.FAIL:
-                    self._over.set_result(None)
+                    if not self._over.done():  # cancelled in the same turn of the loop
+                        self._over.set_result(None)
         self._arm()
 
     def _arm(self) -> None:

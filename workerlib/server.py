@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -76,9 +77,14 @@ class Server(Host):
         servant = self.servants[target] = Servant(worker)
         return servant
 
-    async def listen(self, location: Location, *, tls: ssl.SSLContext | None = None) -> Location:
-        """Accepts connections at `location`; returns where it really is (the port that the system chose)."""
-        listener = await listen(location, lambda: ServerConnection(self).wire, tls=tls)
+    async def listen(
+        self, location: Location, *, tls: ssl.SSLContext | None = None, sock: socket.socket | None = None
+    ) -> Location:
+        """Accepts connections at `location`; returns where it really is (the port that the system chose).
+
+        With `sock`, a Unix socket that listens there already, its file is not removed at the end.
+        """
+        listener = await listen(location, lambda: ServerConnection(self).wire, tls=tls, sock=sock)
         self._listeners.append(listener)
         return listener.location
 

@@ -1,38 +1,28 @@
 """parsupd, the daemon: reads the configuration, takes the lock, and runs until everything is down."""
 
-import asyncio
+import errno
 import glob
 import os
-import signal
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
-from parsupd.control import Supervisor
-from parsupd.core import events as told
-from parsupd.core.addresses import SOCKET, SUPERVISOR
-from parsupd.core.fleet import Fleet
+from parsupd.core.snapshot import decode as decode_snapshot
 from parsupd.core.unitfile import ConfigurationError, include_patterns, parse
-from parsupd.core.units import Configuration, LogFormat
-from parsupd.executor import Executor, Place
+from parsupd.core.units import Configuration, DaemonSettings, LogFormat
+from parsupd.daemon import Daemon
+from parsupd.executor import Place
 from parsupd.install import install, uninstall
-from parsupd.shell import journal, leftovers, nameserver
-from parsupd.shell.children import Children
-from parsupd.shell.journal_stream import JournalStreams
+from parsupd.shell import journal, leftovers
+from parsupd.shell.notify_socket import Notifier, inherited_fds
+from parsupd.shell.state_file import StateFile
 from parsupd.shell.store import Lock, read_config_text, runtime_dir, state_dir
-from workerlib import Master, RpcSettings, UsageError, __version__
-from workerlib.core.uri import UnixLocation, Uri
-from workerlib.launchers.local import LocalLauncher
-from workerlib.server import Server
-from workerlib.shell.environment import effective_settings
+from workerlib import UsageError, __version__
+from workerlib.shell import process
 from workerlib.shell.loop import run
-from workerlib.shell.private_dir import make_private, remove_sockets
 
-MASTER = "parsup.Master"
 DEFAULT_CONFIG = "/etc/parsupd/parsupd.toml"
 
 USAGE = 2
@@ -51,59 +41,17 @@ def load(path: Path) -> Configuration:
 
 
 @dataclass(frozen=True)
-class Daemon:
-    """One run of the daemon."""
+class Options:
+    """What the command line says, for the daemon and for the other commands."""
 
-    configuration: Configuration
-    place: Place
-    log: Any
-    to_journal: bool
-    """Whether the log goes to journald; then the output of units does so, too."""
+    config: str
+    runtime_dir: str | None
+    state_dir: str | None
+    log_format: str | None
 
-    async def run(self) -> int:
-        """Runs until everything is down; returns the exit status."""
-        runtime = self.place.runtime_dir
-        token = leftovers.token_of(runtime)
-        early: list[str] = []
-        self._follow_signals(early.append)  # before anything takes time: the default action would leave things behind
-        if found := leftovers.find(token):
-            self.log.warning("ending_leftovers", pids=found, reason="an earlier parsupd on this directory left them")
-        for pid in await leftovers.end(token):
-            self.log.warning("leftover_ended", pid=pid, reason="an earlier parsupd on this runtime directory left it")
-        children = Children()
-        server = Server(effective_settings(RpcSettings()))
-        try:
-            names = nameserver.Names()
-            socket = UnixLocation(str(runtime / SOCKET))
-            workers = make_private(runtime / "workers")
-            master = Master(server, Uri(MASTER, socket), workers, launcher=LocalLauncher(children.watch))
-            streams = JournalStreams(self.log) if self.to_journal else None
-            executor = Executor(Fleet(self.configuration), children, names, master, self.place, self.log, streams)
-            server.add(nameserver.OBJECT, names)
-            server.add(SUPERVISOR, Supervisor(executor, runtime))
-            for name in (nameserver.OBJECT, SUPERVISOR):
-                names.publish(name, str(Uri(name, socket)), ["kind:parsupd"])
-            await server.listen(socket)
-            self._follow_signals(lambda name: executor.feed(told.ShutdownRequested(f"{name} received")))
-            self.log.info("started", version=__version__, pid=os.getpid(), socket=socket.path)
-            executor.feed(told.ShutdownRequested(f"{early[0]} received") if early else told.StartDefault())
-            status = await executor.done
-            for pid in await children.end_strays(lambda pid: leftovers.carries(pid, token), within_s=2.0):
-                self.log.warning("stray_ended", pid=pid, reason="it had left its unit's process group")
-            executor.close()
-        finally:
-            await server.close()
-            children.close()
-            remove_sockets(runtime / "workers")
-        self.log.info("stopped", status=status)
-        return status
-
-    def _follow_signals(self, on_signal: Callable[[str], None]) -> None:
-        """Gives the names of the signals that ask for an end to `on_signal`; replaces an earlier one."""
-        loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            # SIGHUP: a closed terminal must not leave units behind, and there is nothing to reload yet.
-            loop.add_signal_handler(signum, on_signal, signal.Signals(signum).name)
+    def runtime(self, daemon: DaemonSettings) -> Path:
+        """The runtime directory that it means."""
+        return runtime_dir(self.runtime_dir, daemon.runtime_dir, os.environ)
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -127,35 +75,61 @@ def cli(
     Exit status: that of the unit with exit_with, else 0; 1 when something unforeseen went wrong; 2 for a bad
     configuration, an unusable directory, or when another parsupd runs there.
     """
+    context.obj = Options(config, runtime_dir, state_dir, log_format)
     if context.invoked_subcommand is not None:
         return
+    notifier = Notifier(os.environ)
     try:
         configuration = load(Path(config).absolute())
         if check:
             count = len(configuration.units)
             click.echo(f"{config}: {count} unit{'' if count == 1 else 's'}, no problem found")
             return
-        sys.exit(_run(configuration, runtime_dir, state_dir, log_format))
-    except (UsageError, ConfigurationError) as error:
+        sys.exit(_run(configuration, context.obj, notifier))
+    except (UsageError, ConfigurationError, OSError) as error:
         click.echo(f"parsupd: {error}", err=True)
-        sys.exit(USAGE)
+        number = error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL
+        notifier.send(f"STATUS={error}", f"ERRNO={number}")
+        sys.exit(1 if isinstance(error, OSError) else USAGE)
 
 
 cli.add_command(install)
 cli.add_command(uninstall)
 
 
-def _run(configuration: Configuration, given_runtime: str | None, given_state: str | None, form: str | None) -> int:
+def _run(configuration: Configuration, options: Options, notifier: Notifier) -> int:
     daemon = configuration.daemon
-    runtime = runtime_dir(given_runtime, daemon.runtime_dir, os.environ)
-    state = state_dir(given_state, daemon.state_dir, os.environ, runtime)
+    runtime = options.runtime(daemon)
+    state = state_dir(options.state_dir, daemon.state_dir, os.environ, runtime)
+    inherited = inherited_fds(os.environ)
     lock = Lock(runtime)
     try:
-        log_format = journal.resolve(LogFormat(form) if form else daemon.log)
+        log_format = journal.resolve(LogFormat(options.log_format) if options.log_format else daemon.log)
         log = journal.configure(log_format)
-        return run(Daemon(configuration, Place(runtime, state), log, log_format is LogFormat.JOURNAL).run())
+        place, to_journal = Place(runtime, state), log_format is LogFormat.JOURNAL
+        return run(Daemon(configuration, place, notifier, inherited, log, to_journal).run())
     finally:
         lock.release()
+
+
+@cli.command()
+@click.pass_obj
+def sweep(options: Options) -> None:
+    """Ends what a stopped parsupd has left, for ExecStopPost= of its service.
+
+    After a hand-over or a crash, units are to go on without a parsupd for a while: then this does nothing. It ends the
+    processes of units only when their parsupd had begun to end them, or has forgotten them.
+    """
+    try:
+        runtime = options.runtime(load(Path(options.config).absolute()).daemon)
+    except (UsageError, ConfigurationError):  # it may have become unreadable since the start
+        runtime = options.runtime(DaemonSettings())
+    left = StateFile(runtime / "state").candidates()
+    if any(taken and not taken.shutting_down for taken in (decode_snapshot(data, process.boot_id()) for data in left)):
+        return
+    token = leftovers.token_of(runtime)
+    for pid in run(leftovers.end_all(leftovers.find(token), lambda: leftovers.find(token))):
+        click.echo(f"parsupd: process {pid} was left by a unit, and has been ended", err=True)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,10 @@ from parsupd.core import effects as do
 from parsupd.core import events as told
 from parsupd.core.addresses import SOCKET
 from parsupd.core.fleet import Fleet
+from parsupd.core.snapshot import ProcessRecord
 from parsupd.core.unitfile import ConfigurationError, parse_environment
-from parsupd.core.units import ExitCause, InstanceName, Output, OutputKind, UnitSpec, UnitType
+from parsupd.core.units import Configuration, ExitCause, InstanceName, Output, OutputKind, SubState, UnitSpec, UnitType
+from parsupd.recorder import Recorder
 from parsupd.shell import journal_stream
 from parsupd.shell.children import Child, Children
 from parsupd.shell.leftovers import TOKEN, token_of
@@ -29,6 +31,7 @@ from parsupd.shell.store import open_output
 from workerlib import Master, Redirect, ShutdownOn, SpawnError, UsageError
 from workerlib.core.daemonizing import ExitCause as Exit
 from workerlib.core.daemonizing import Exited as ExitedWith
+from workerlib.core.uri import parse_uri
 from workerlib.runtime import SpawnOptions, WorkerRecord
 
 
@@ -45,26 +48,35 @@ class Executor:
 
     def __init__(
         self,
+        configuration: Configuration,
         fleet: Fleet,
         children: Children,
         names: Names,
         master: Master,
         place: Place,
+        recorder: Recorder,
         log: Any,
         streams: journal_stream.JournalStreams | None,
     ) -> None:
+        """Nothing is done until `open` is called: events that are fed before that wait."""
+        self.configuration = configuration
         self.fleet = fleet
+        self.on_change: Callable[[], object] = _nothing
+        """Called whenever something may have changed."""
         self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        """Done with the exit code when everything is down."""
+        """Done with the exit code when everything is down, or handed over."""
+        self.handed_over = False
+        """Whether units go on without this executor."""
         self._loop = asyncio.get_running_loop()
         self._children = children
         self._names = names
         self._master = master
         self._place = place
+        self._recorder = recorder
         self._log = log
         self._streams = streams
         self._queue: deque[told.FleetEvent] = deque()
-        self._feeding = False
+        self._feeding = True  # until `open`
         self._timer: asyncio.TimerHandle | None = None
         self._spawns: dict[tuple[InstanceName, int], asyncio.Task[None]] = {}
         self._mains: dict[tuple[InstanceName, int], Child] = {}
@@ -75,17 +87,46 @@ class Executor:
     def feed(self, event: told.FleetEvent) -> None:
         """Gives the fleet one event and carries out what follows. Raises what the fleet raises for a bad command."""
         self._queue.append(event)
-        if self._feeding:
-            return
+        if not self._feeding:
+            self._work_off()
+
+    def _work_off(self) -> None:
         self._feeding = True
         try:
             while self._queue:
-                for effect in self.fleet.handle(self._queue.popleft(), self._loop.time()):
+                effects = self.fleet.handle(self._queue.popleft(), self._loop.time())
+                if any(isinstance(effect, do.Spawn) for effect in effects):
+                    # On record before it is done: no generation is ever used twice, whenever this process ends.
+                    self._recorder.save(self.fleet, self.configuration)
+                for effect in effects:
                     self._carry_out(effect)
         finally:
             self._feeding = False
+        self._recorder.save(self.fleet, self.configuration)
         self._arm()
         self._tell_waiters()
+
+    def open(self, events: Iterable[told.FleetEvent], *, begin: bool) -> None:
+        """Starts the work, with these events before any that have been fed meanwhile.
+
+        With `begin`, the default target is started then, unless an end was asked for.
+        """
+        self._queue.extendleft(reversed([*events, told.DeadlineReached()]))
+        self._work_off()
+        if begin and not self.fleet.shutting_down:
+            self.feed(told.StartDefault())
+
+    async def hand_over(self) -> None:
+        """Ends this executor's work but no unit: what runs goes on, for a parsupd that adopts it. `done` gives 0."""
+        self._feeding = True  # and for ever: what is seen from now on is for the next one to see
+        self.handed_over = True
+        self.close()
+        spawns = list(self._spawns.values())
+        for task in spawns:
+            task.cancel()
+        await asyncio.gather(*spawns, return_exceptions=True)
+        if not self.done.done():
+            self.done.set_result(0)
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -107,6 +148,7 @@ class Executor:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        self.on_change()
 
     # Effects
 
@@ -236,12 +278,14 @@ class Executor:
     def _follow(self, instance: InstanceName, generation: int, child: Child) -> None:
         """Reports the exit of a main process and the end of its group, each once."""
         self._mains[instance, generation] = child
+        self._recorder.processes.setdefault(instance, ProcessRecord(child.pid, child.started, child.group))
 
         def exited(future: "asyncio.Future[Exit | None]") -> None:
             self.feed(told.Exited(instance, generation, _cause(future.result())))
 
         def empty(_future: "asyncio.Future[None]") -> None:
             self._mains.pop((instance, generation), None)
+            self._recorder.processes.pop(instance, None)
             self.feed(told.GroupEmpty(instance, generation))
 
         child.exited.add_done_callback(exited)
@@ -265,6 +309,7 @@ class Executor:
             python=spec.python or None,
             connection_timeout_s=spec.timeout_start_s,
             spawn_timeout_s=spec.timeout_start_s,
+            lease_s=self.configuration.daemon.lease_s,
             on_stderr=lambda name, line: self._log.warning(f"[WORKER {name} STDERR]: {line}", unit=name),
             on_failure=lambda error: self._log.error("worker_failed", unit=str(instance), error=str(error)),
         )
@@ -298,6 +343,9 @@ class Executor:
             self.feed(told.SpawnFailed(instance, generation, ExitCause.spawn_failed(repr(error))))
         else:
             child = adopted[0]
+            self._recorder.processes[instance] = ProcessRecord(
+                child.pid, child.started, child.group, record.worker_id, record.token, str(record.uri)
+            )
             self.feed(told.Spawned(instance, generation, child.pid))
             self.feed(told.Ready(instance, generation, str(record.uri)))
             self._follow(instance, generation, child)
@@ -319,6 +367,44 @@ class Executor:
 
         lost.add_done_callback(on_lost)
 
+    # Adoption
+
+    def adopt(self, instance: InstanceName, generation: int, process: ProcessRecord, published: str) -> None:
+        """Takes over the main process of a run that an earlier parsupd has started, `published` if it was ready.
+
+        A worker among them goes on being called; it has its lease's time to register here.
+        """
+        self._recorder.processes[instance] = process
+        child = self._children.take_over(process.pid, process.started, process.group)
+        self._follow(instance, generation, child)
+        if process.worker_id and not child.exited.done():
+            location = parse_uri(process.uri).location
+            record = self._master.expect(process.worker_id, str(instance), process.token, location, process.pid)
+            if published:
+                self._carry_out(do.Publish(instance, generation, published))
+            waiting = self._loop.create_task(self._await_worker(instance, generation, record, child))
+            self._spawns[instance, generation] = waiting
+
+    async def _await_worker(self, instance: InstanceName, generation: int, record: WorkerRecord, child: Child) -> None:
+        """Waits for an adopted worker's registration, or for its end."""
+        assert record.registered is not None
+        lease_s = self.configuration.daemon.lease_s
+        try:
+            either: set[asyncio.Future[Any]] = {record.registered, child.exited}
+            await asyncio.wait(either, timeout=lease_s, return_when=asyncio.FIRST_COMPLETED)
+            if child.exited.done():
+                self._master.forget(record)
+                return
+            starting = self.fleet.state(instance)[0].sub_state is SubState.STARTING
+            if record.registered.done():
+                if starting:
+                    self.feed(told.Ready(instance, generation, str(record.uri)))
+                self._watch_readiness(instance, generation, record, child)
+            elif not starting:  # a start has its own timeout
+                self.feed(told.ReadinessLost(instance, generation, f"it has not registered within {lease_s:g} s"))
+        finally:
+            self._spawns.pop((instance, generation), None)
+
     def close(self) -> None:
         """Stops the timer and lets go of the streams. Only after `done`."""
         if self._timer is not None:
@@ -336,6 +422,9 @@ def program_path(inherited: Mapping[str, str]) -> dict[str, str]:
         return {}
     own = str(Path(sys.prefix) / "bin")
     return {"PATH": os.pathsep.join([own, *os.get_exec_path(inherited)])}
+
+
+def _nothing() -> None: ...
 
 
 def _cause(exit_cause: Exit | None) -> ExitCause:

@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
-from support import alive
+from support import alive, wait_until
 from support import children as own_children
 
 from parsupd.shell import leftovers
@@ -95,17 +96,58 @@ def test_orphans_are_reaped() -> None:
     check(scenario)
 
 
+SETSID_AND_EXIT = """out=$(mktemp -u); mkfifo $out
+setsid sh -c "echo >$out; exec sleep 600" & read line <$out; rm $out"""
+
+
+def test_a_process_that_leaves_its_group_late_is_not_waited_for(tmp_path: Path) -> None:
+    """A member of the group that makes a session of its own after the main process has exited leaves the group empty."""
+
+    async def scenario(children: Children) -> None:
+        go = tmp_path / "go"
+        os.mkfifo(go)
+        member = f"import os; open({str(go)!r}).read(); os.setsid(); open({str(go)!r}).read()"
+        child = children.spawn(
+            [SH, "-c", f'{sys.executable} -c "{member}" & exit 0'],
+            env=os.environ,
+            cwd="/",
+            umask=None,
+            stdout=2,
+            stderr=2,
+        )
+        await child.exited
+        assert not child.group_empty.done()
+        go.write_text("")  # opened by the member, whose setsid follows
+        while process_group_exists(child.group):
+            await asyncio.sleep(0.01)
+        children.signal_group(child, signal.SIGTERM)
+        await child.group_empty
+        go.write_text("")
+
+    check(scenario)
+
+
+def process_group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_strays_that_left_their_group_are_ended() -> None:
     """A process that made a session of its own is found by its token, and ended."""
 
     async def scenario(children: Children) -> None:
         token = f"test:{os.getpid()}"
-        child = shell(children, "setsid sleep 600 & exit 0", **{leftovers.TOKEN: token})
+        child = shell(children, SETSID_AND_EXIT, **{leftovers.TOKEN: token})
         await child.exited
         await child.group_empty
         while not (found := leftovers.find(token)):
             await asyncio.sleep(0.01)
-        assert await children.end_strays(lambda pid: leftovers.carries(pid, token), within_s=5) == found
+        assert await children.end_strays(lambda pid: leftovers.carries(pid, token), within_s=5) == [
+            one.pid for one in found
+        ]
         assert not leftovers.find(token)
 
     check(scenario)
@@ -117,7 +159,7 @@ def test_leftovers_of_a_killed_daemon_are_ended_by_token() -> None:
     ours = subprocess.Popen(["sleep", "600"], env={leftovers.TOKEN: token})
     other = subprocess.Popen(["sleep", "600"], env={leftovers.TOKEN: f"{token}x"})
     try:
-        assert run(leftovers.end(token)) == [ours.pid]
+        assert run(leftovers.end(leftovers.find(token))) == [ours.pid]
         assert ours.wait() == -signal.SIGTERM
         assert alive(other.pid)
     finally:
@@ -136,7 +178,8 @@ def test_leftovers_that_ignore_sigterm_are_killed() -> None:
     assert stubborn.stdout is not None
     stubborn.stdout.readline()
     stubborn.stdout.close()
-    assert stubborn.pid in run(leftovers.end(token, within_s=0.2))
+    wait_until(lambda: len(leftovers.find(token)) == 2, what="the shell and its sleep")
+    assert stubborn.pid in run(leftovers.end(leftovers.find(token), within_s=0.2))
     assert stubborn.wait() == -signal.SIGKILL
     assert not leftovers.find(token)
 

@@ -1,126 +1,18 @@
 """The daemon with real units: states, restarts, dependencies, stops, the name server, signals, bad input."""
 
-import json
 import os
 import signal
 import stat
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
+from live_daemon import PARSUPD, WORKER, Daemon, daemon, simple
 from support import alive, wait_until
 
-from parsupd.shell import leftovers
-from workerlib import WorkerlibError, blocking
-
-PARSUPD = [sys.executable, "-m", "parsupd"]
-PROGRAMS = Path(__file__).parent / "programs"
-
-Info = dict[str, Any]
-
-
-class Daemon:
-    """A running parsupd, controlled through its own socket."""
-
-    def __init__(self, folder: Path, config: str, *options: str) -> None:
-        self.folder = folder
-        self.runtime = folder / "run"
-        self.socket = self.runtime / "parsupd.sock"
-        self.log = folder / "log"
-        path = folder / "parsupd.toml"
-        path.write_text(config)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*PARSUPD, "--config", path, "--runtime-dir", self.runtime, "--log", "json", *options],
-                stdout=log,
-                stderr=log,
-            )
-        wait_until(lambda: self.answers() or self.process.poll() is not None, within_s=20, what="parsupd is up")
-
-    def answers(self) -> bool:
-        try:
-            return bool(self.call("info")["pid"] == self.process.pid)
-        except (OSError, WorkerlibError):
-            return False
-
-    def call(self, function: str, *args: Any, **kwargs: Any) -> Any:
-        with blocking.connect(f"PYRO:parsup.Supervisor@./u:{self.socket}", within_s=10) as connection:
-            return connection.call(function, *args, **kwargs)
-
-    def status(self, name: str) -> Info:
-        (info,) = self.call("status", [name])
-        return dict(info)
-
-    def wait_for(self, name: str, condition: Callable[[Info], bool], what: str = "") -> Info:
-        """Waits until the instance's status fulfils the condition, and returns it."""
-
-        def look() -> Info | None:
-            status = self.status(name)
-            return status if condition(status) else None
-
-        found = wait_until(look, within_s=20, what=what or f"{name}: {self.status(name)}")
-        assert found is not None
-        return found
-
-    def names(self) -> set[str]:
-        with blocking.connect(f"PYRO:Pyro.NameServer@./u:{self.socket}", within_s=10) as connection:
-            return set(connection.call("list"))
-
-    def records(self, event: str = "") -> list[Info]:
-        lines = [line for line in self.log.read_text().splitlines() if line.startswith("{")]
-        return [record for record in map(json.loads, lines) if not event or record["event"] == event]
-
-    def changes(self, unit: str) -> list[str]:
-        """The states that an instance went through, from the log."""
-        return [record["new"] for record in self.records("unit_changed") if record["unit"] == unit]
-
-    def stop(self, signum: int = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(signum)
-        return self.process.wait(30)
-
-
-@contextmanager
-def daemon(folder: Path, config: str, *options: str) -> Iterator[Daemon]:
-    """A parsupd for the time of a test; afterwards nothing of it is left."""
-    running = Daemon(folder, config, *options)
-    try:
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.process.terminate()
-            try:
-                running.process.wait(20)
-            except subprocess.TimeoutExpired:
-                running.process.kill()
-                running.process.wait()
-    assert_nothing_left(running)
-
-
-def assert_nothing_left(running: Daemon) -> None:
-    token = leftovers.token_of(running.runtime)
-    wait_until(lambda: not leftovers.find(token), what=f"no process left: {leftovers.find(token)}")
-    left = [str(path) for path in running.runtime.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
-    assert not left
-
-
-def simple(script: str, **keys: Any) -> str:
-    """The lines of a unit that runs a shell script."""
-    keys.setdefault("type", "simple")
-    lines = [f"exec = ['/bin/sh', '-c', {json.dumps(script)}]"]
-    return "\n".join([*lines, *(f"{key} = {json.dumps(value)}" for key, value in keys.items())])
-
-
-WORKER = (
-    f"type = 'worker'\nworker = 'workers:Sum'\nworking_directory = {str(PROGRAMS)!r}\nstderr = 'null'\nstdout = 'null'"
-)
-
+from workerlib import blocking
 
 # The daemon itself
 
@@ -167,40 +59,6 @@ def test_a_second_daemon_on_the_same_runtime_directory_is_refused(tmp_path: Path
         assert f"another parsupd (pid {running.process.pid}) runs on" in second.stderr
         assert "--runtime-dir" in second.stderr
         assert running.call("info")["pid"] == running.process.pid
-
-
-def test_after_kill_9_a_new_daemon_ends_what_was_left(tmp_path: Path) -> None:
-    """kill -9 leaves a program of a unit behind; the next daemon on the directory ends it, and starts its own."""
-    config = f"[unit.a]\n{simple('sleep 600')}\n[unit.w]\n{WORKER}"
-    first = Daemon(tmp_path, config)
-    old = first.wait_for("a@1", lambda s: s["sub_state"] == "running")["pid"]
-    worker = first.wait_for("w@1", lambda s: s["sub_state"] == "running")["pid"]
-    first.process.kill()
-    first.process.wait()
-    wait_until(lambda: not alive(worker), what="the worker has noticed the loss of its master")
-    assert alive(old)
-    with daemon(tmp_path, config) as second:
-        new = second.wait_for("a@1", lambda s: s["sub_state"] == "running")["pid"]
-        assert not alive(old)
-        assert new != old
-        assert old in [record["pid"] for record in second.records("leftover_ended")]
-
-
-def test_a_signal_while_leftovers_are_ended(tmp_path: Path) -> None:
-    """SIGTERM in the first seconds, while what a killed daemon left is still being ended: that is finished, exit 0."""
-    config = f"[unit.a]\n{simple('trap : TERM; echo ready >&2; while :; do sleep 1; done', stderr='inherit')}"
-    first = Daemon(tmp_path, config)
-    wait_until(lambda: "ready" in first.log.read_text(), what="the unit ignores SIGTERM")
-    old = first.status("a@1")["pid"]
-    first.process.kill()
-    first.process.wait()
-    with first.log.open("ab") as log:
-        second = subprocess.Popen(first.process.args, stdout=log, stderr=log)
-    wait_until(lambda: first.records("ending_leftovers"), what="leftovers are being ended")
-    second.terminate()
-    assert second.wait(30) == 0
-    assert not alive(old)
-    assert_nothing_left(first)
 
 
 def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:

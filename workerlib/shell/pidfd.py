@@ -40,12 +40,13 @@ async def end_process(pidfd: int) -> None:
     try:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(own, signal.SIGTERM)
-        try:
-            async with asyncio.timeout(KILL_AFTER_S):
-                await wait_pidfd(own)
-        except TimeoutError:
+        # Not asyncio.timeout: this runs in tasks that have been cancelled, where that of Python before 3.11.4 (Debian
+        # 12 has 3.11.2) raises CancelledError when its time is over, and the process would stay.
+        ended = asyncio.ensure_future(wait_pidfd(own))
+        await asyncio.wait({ended}, timeout=KILL_AFTER_S)
+        if not ended.done():
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(own, signal.SIGKILL)
-            await wait_pidfd(own)
+        await ended
     finally:
         os.close(own)

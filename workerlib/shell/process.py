@@ -121,6 +121,11 @@ def _stat(pid: int) -> list[str]:
     return text.rpartition(")")[2].split()
 
 
+def parent(pid: int) -> int:
+    """Raises ProcessLookupError."""
+    return int(_stat(pid)[1])
+
+
 def start_time(pid: int) -> int:
     """When the process started, in clock ticks since boot: pid and start time name one process of this boot.
 

@@ -284,8 +284,12 @@ class Listener:
             self._inode = None
 
 
-async def listen(location: Location, factory: Factory, *, tls: ssl.SSLContext | None = None) -> Listener:
+async def listen(
+    location: Location, factory: Factory, *, tls: ssl.SSLContext | None = None, sock: socket.socket | None = None
+) -> Listener:
     """Binds and accepts. A Unix socket gets mode 0600, and a stale file of that name is replaced.
+
+    With `sock`, a Unix socket that listens already at `location`, it only accepts, and its file stays.
 
     Raises UsageError for a path that is too long, OSError (EADDRINUSE) when another server lives there.
     """
@@ -294,10 +298,11 @@ async def listen(location: Location, factory: Factory, *, tls: ssl.SSLContext | 
         server = await loop.create_server(factory, location.host, location.port, ssl=tls)
         host, port = server.sockets[0].getsockname()[:2]
         return Listener(server, TcpLocation(host, port), None)
-    check_socket_path(location.path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    inode = None
+    if sock is None:
+        sock = bind_unix(location.path)
+        inode = Path(location.path).stat().st_ino
     try:
-        inode = _bind(sock, location.path)
         server = await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG, start_serving=False)
     except BaseException:
         sock.close()
@@ -311,24 +316,35 @@ async def listen(location: Location, factory: Factory, *, tls: ssl.SSLContext | 
     return listener
 
 
-def _bind(sock: socket.socket, path: str) -> int:
-    """Listens at `path`; returns the file's inode.
+def bind_unix(path: str) -> socket.socket:
+    """A socket that listens at `path`. Raises UsageError and OSError as `listen` does.
 
     The file gets its name when it is private and listened on, so that nobody finds a socket there that refuses him. A
     server that starts at the same moment under the same name is kept away by its directory's lock, not here.
     """
+    check_socket_path(path)
     if not remove_stale_socket(path):
         raise OSError(errno.EADDRINUSE, "another server listens here, or it is no socket", path)
     unready = f"{path[:-1]}~"  # not longer than the path, whose length is limited
     Path(unready).unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(unready)
         Path(unready).chmod(0o600)
         sock.listen(BACKLOG)
         Path(unready).rename(path)
     except OSError as error:
+        sock.close()
         raise OSError(error.errno, error.strerror, path) from None
-    return Path(path).stat().st_ino
+    return sock
+
+
+def inherit_unix(fd: int) -> socket.socket:
+    """A listening Unix socket that another process has handed to this one. Raises UsageError when it is none."""
+    sock = socket.socket(fileno=fd)
+    if sock.family != socket.AF_UNIX or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise UsageError(f"descriptor {fd}, which was handed to this process, is no Unix socket that listens")
+    return sock
 
 
 def remove_stale_socket(path: str) -> bool:

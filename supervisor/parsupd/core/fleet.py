@@ -148,6 +148,10 @@ class Fleet:
         touched, self._touched = self._touched, set()
         return touched
 
+    def has(self, instance: InstanceName) -> bool:
+        """Whether there is such an instance."""
+        return instance in self._states
+
     def state(self, instance: InstanceName) -> tuple[UnitState, StopLike | None]:
         """All that is known of an instance, as the constructor takes it back."""
         return self._states[instance], self._units[instance.unit].held.get(instance)

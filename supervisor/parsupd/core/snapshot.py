@@ -26,6 +26,7 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     group: int
     worker_id: str = ""  # of a worker, with the secret by which it proves to be it
     token: str = ""
+    uri: str = ""  # of the worker, before and after it is ready too
 
 
 class InstanceRecord(msgspec.Struct, frozen=True):

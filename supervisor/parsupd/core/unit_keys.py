@@ -215,6 +215,7 @@ UNIT_KEYS: dict[str, Reader] = {
 DAEMON_KEYS: dict[str, Reader] = {
     "runtime_dir": filled,
     "state_dir": filled,
+    "lease_sec": seconds(),
     "log": choice(LogFormat),
     "include": several(filled),
 }

@@ -272,6 +272,7 @@ class DaemonSettings:
 
     runtime_dir: str = ""
     state_dir: str = ""
+    lease_s: float = 120.0  # how long workers go on without a parsupd before they end
     log: LogFormat = LogFormat.AUTO
     include: tuple[str, ...] = ()  # globs; the shell expands them
 

@@ -152,6 +152,8 @@ class Children:
         if child.group_empty.done():
             return
         left = process.group_members(child.group) if _group_exists(child.group) else frozenset()
+        for pid in child.members.keys() - left:
+            self._drop_member(child, pid)
         for pid in left - child.members.keys():
             try:
                 pidfd = os.pidfd_open(pid)
@@ -164,17 +166,24 @@ class Children:
             child.group_empty.set_result(None)
 
     def _member_gone(self, child: Child, pid: int) -> None:
+        self._drop_member(child, pid)
+        self._check_group(child)
+
+    def _drop_member(self, child: Child, pid: int) -> None:
         pidfd = child.members.pop(pid)
         self._loop.remove_reader(pidfd)
         os.close(pidfd)
-        self._check_group(child)
 
     def signal_group(self, child: Child, signum: int) -> None:
         """Sends a signal to the process group; nothing when it is empty."""
         if child.group_empty.done() or not self._is_known(child):
             return
-        with contextlib.suppress(ProcessLookupError):
+        try:
             os.killpg(child.group, signum)
+        except ProcessLookupError:
+            # Nobody is told when a process leaves its group for one of its own: those that are watched may have.
+            if child.exited.done():
+                self._check_group(child)
 
     @staticmethod
     def _is_known(child: Child) -> bool:

@@ -1,4 +1,4 @@
-"""Processes of units that an earlier parsupd on the same runtime directory left when it was killed.
+"""Processes of units, whoever their parent is now: those that an earlier parsupd on the same runtime directory started.
 
 Every process of a unit carries a token in its environment, so that it is found whatever it did to its session, process
 group or parent.
@@ -8,9 +8,12 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from parsupd.core.recovery import Found
+from parsupd.core.units import InstanceName
+from workerlib.shell import process
 from workerlib.shell.pidfd import wait_pidfd
 
 TOKEN = "PARSUP_TOKEN"  # noqa: S105 - the name of a variable; its value is no secret either
@@ -21,38 +24,67 @@ def token_of(runtime_dir: Path) -> str:
     return f"parsupd:{runtime_dir.resolve()}"
 
 
+def _environment(pid: int) -> dict[str, str]:
+    """The environment that a process was started with; empty when nobody may tell."""
+    try:
+        block = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = (entry.partition("=") for entry in block.decode(errors="surrogateescape").split("\0"))
+    return {name: value for name, _, value in pairs}
+
+
 def carries(pid: int, token: str) -> bool:
     """Whether the process was started in a unit of the parsupd with that token."""
-    try:
-        environ = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return False
-    return f"{TOKEN}={token}".encode() in environ.split(b"\0")
+    return _environment(pid).get(TOKEN) == token
 
 
 def _ancestors() -> Iterator[int]:
     pid = os.getpid()
     while pid > 1:
         yield pid
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        pid = int(stat.rpartition(")")[2].split()[1])
+        pid = process.parent(pid)
 
 
-def find(token: str) -> list[int]:
-    """Pids of all processes with that token, this one and its ancestors excepted."""
+def find(token: str) -> list[Found]:
+    """All processes with that token, this one and its ancestors excepted."""
     mine = set(_ancestors())
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [pid for pid in pids if pid not in mine and carries(pid, token)]
+    return [found for pid in pids if pid not in mine and (found := _look_at(pid, token)) is not None]
 
 
-async def end(token: str, *, within_s: float = 5.0) -> list[int]:
+def _look_at(pid: int, token: str) -> Found | None:
+    try:
+        started = process.start_time(pid)
+        environment = _environment(pid)
+        if environment.get(TOKEN) != token:
+            return None
+        found = Found(pid, started, os.getpgid(pid), _instance(environment), _number(environment, "PARSUP_GENERATION"))
+        return found if process.start_time(pid) == started else None
+    except ProcessLookupError:
+        return None
+
+
+def _instance(environment: Mapping[str, str]) -> InstanceName | None:
+    try:
+        return InstanceName.parse(f"{environment.get('PARSUP_UNIT', '')}@{environment.get('PARSUP_INSTANCE', '')}")
+    except ValueError:
+        return None
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+
+
+async def end(processes: Iterable[Found], *, within_s: float = 5.0) -> list[int]:
     """Ends them: SIGTERM, then SIGKILL after `within_s`. Returns the pids that were there."""
     pidfds: dict[int, int] = {}
-    for pid in find(token):
+    for one in processes:
         with contextlib.suppress(ProcessLookupError):
-            pidfd = os.pidfd_open(pid)
-            if carries(pid, token):  # still the same process, now that it is held
-                pidfds[pid] = pidfd
+            pidfd = os.pidfd_open(one.pid)
+            if process.start_time(one.pid) == one.started:  # still the same process, now that it is held
+                pidfds[one.pid] = pidfd
             else:
                 os.close(pidfd)
     try:
@@ -70,3 +102,15 @@ async def end(token: str, *, within_s: float = 5.0) -> list[int]:
         for pidfd in pidfds.values():
             os.close(pidfd)
     return list(pidfds)
+
+
+async def end_all(processes: Iterable[Found], more: Callable[[], Iterable[Found]]) -> list[int]:
+    """The same for processes that fork while they are being ended: `more` is asked for those that came to be.
+
+    One that cannot be killed is waited for once. Returns the pids that were there.
+    """
+    pids: list[int] = []
+    while left := [one for one in processes if one.pid not in pids]:
+        pids += await end(left)
+        processes = more()
+    return pids

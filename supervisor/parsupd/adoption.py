@@ -1,0 +1,76 @@
+"""Start-up as recovery: takes over what an earlier parsupd left, whether it handed over, crashed, or never ran."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from parsupd.core import events as told
+from parsupd.core.recovery import Fate, Verdict, judge, strays
+from parsupd.core.snapshot import InstanceRecord, Snapshot, held_of, state_of
+from parsupd.core.units import Configuration, InstanceName
+from parsupd.executor import Executor
+from parsupd.shell import leftovers
+
+Restored = Iterable[tuple[Any, Any]]
+
+
+class Adoption:
+    """One recovery. First `restored` for the fleet, then `take_over`, then `finish` once the daemon can be called."""
+
+    def __init__(self, taken: Snapshot | None, token: str, log: Any) -> None:
+        self._records = [] if taken is None else taken.records()
+        self._units = {} if taken is None else taken.units
+        # Else what is wanted is on record: what somebody has stopped stays down.
+        self._begins_anew = taken is None or taken.shutting_down
+        self._token = token
+        self._found = leftovers.find(token)
+        self._kept: list[tuple[InstanceName, int]] = []
+        self._log = log
+        self._interrupted: list[tuple[InstanceName, int]] = []
+        self._events: list[told.FleetEvent] = []
+
+    def configuration(self, current: Configuration) -> Configuration:
+        """The configuration that the earlier parsupd had, with the daemon's own settings as they are now."""
+        return Configuration(current.daemon, self._units) if self._records else current
+
+    def restored(self) -> Restored:
+        """The instances as they were, for the fleet."""
+        for record in self._records:
+            spec = self._units[InstanceName.parse(record.name).unit]
+            yield state_of(record, spec), held_of(record)
+
+    def take_over(self, executor: Executor) -> None:
+        """Follows the processes that live, and publishes the workers among them."""
+        for record in self._records:
+            name = InstanceName.parse(record.name)
+            verdict = self._judge(record, name)
+            match verdict.fate:
+                case Fate.ADOPT | Fate.FIND:
+                    self._kept.append((name, record.generation))
+                    self._adopt(executor, record, name, verdict)
+                case Fate.INTERRUPT:
+                    self._interrupted.append((name, record.generation))
+
+    def _judge(self, record: InstanceRecord, name: InstanceName) -> Verdict:
+        own = [one for one in self._found if (one.instance, one.generation) == (name, record.generation)]
+        return judge(record, self._units[name.unit].type, own)
+
+    def _adopt(self, executor: Executor, record: InstanceRecord, name: InstanceName, verdict: Verdict) -> None:
+        process = verdict.process
+        assert process is not None
+        assert record.run is not None
+        if verdict.fate is Fate.FIND:
+            self._events.append(told.Spawned(name, record.generation, process.pid))
+        self._log.info("unit_adopted", unit=str(name), generation=record.generation, pid=process.pid)
+        executor.adopt(name, record.generation, process, record.run.uri)
+
+    async def finish(self, executor: Executor) -> None:
+        """Ends what belongs to nobody, then lets the fleet go on: not before, so that nothing runs twice."""
+        left = strays(self._found, self._kept)
+        if left:
+            pids = [one.pid for one in left]
+            self._log.warning("ending_leftovers", pids=pids, reason="an earlier parsupd on this directory left them")
+            for pid in await leftovers.end_all(left, lambda: strays(leftovers.find(self._token), self._kept)):
+                self._log.warning("leftover_ended", pid=pid, reason="an earlier parsupd on this directory left it")
+        for name, generation in self._interrupted:
+            self._events.append(told.SpawnInterrupted(name, generation))
+        executor.open(self._events, begin=self._begins_anew)

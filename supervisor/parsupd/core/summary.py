@@ -1,0 +1,49 @@
+"""One line about all units, for the service manager's status. Layer 3."""
+
+from collections.abc import Iterable
+
+from parsupd.core.status import InstanceStatus
+from parsupd.core.units import SubState, Target
+
+NAMED = 3
+"""Instances of a kind that are named; of more, the number must do."""
+
+WORDS = {
+    SubState.BACKOFF: "backing off",
+    SubState.FAILED: "failed",
+    SubState.KILLING: "being killed",
+    SubState.STOPPING: "stopping",
+    SubState.STARTING: "starting",
+    SubState.WAITING: "waiting",
+    SubState.RUNNING: "ready",
+    SubState.EXITED: "done",
+    SubState.DEAD: "down",
+}
+"""How each state is said, the worst first."""
+CALM = frozenset({SubState.RUNNING, SubState.EXITED, SubState.DEAD})
+"""States of which the number is enough."""
+
+
+def summary(statuses: Iterable[InstanceStatus]) -> str:
+    """Such as `12 units: 11 ready, 1 backing off (pricing@3)`; an instance counts as a unit here, as in systemd."""
+    names: dict[SubState, list[str]] = {state: [] for state in WORDS}
+    for status in statuses:
+        names[status.sub_state].append(status.name)
+    total = sum(map(len, names.values()))
+    calm = [state for state in WORDS if state in CALM]
+    parts = []
+    for state in (*calm, *(state for state in WORDS if state not in CALM)):
+        found = names[state]
+        if found:
+            more = ", ..." if len(found) > NAMED else ""
+            which = "" if state in CALM else f" ({', '.join(found[:NAMED])}{more})"
+            parts.append(f"{len(found)} {WORDS[state]}{which}")
+    return f"{total} unit{'' if total == 1 else 's'}" + (f": {', '.join(parts)}" if parts else "")
+
+
+def is_started(statuses: Iterable[InstanceStatus]) -> bool:
+    """Whether the first attempt of everything that is wanted is over, whatever came of it.
+
+    What waits while nothing starts, waits for something that backs off or has ended: that can take for ever.
+    """
+    return not any(status.target is Target.UP and status.sub_state is SubState.STARTING for status in statuses)

@@ -1,0 +1,139 @@
+"""One run of the daemon: everything is put together, recovered, served, and taken down again."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parsupd.adoption import Adoption
+from parsupd.control import Supervisor
+from parsupd.core import events as told
+from parsupd.core.addresses import SOCKET, SUPERVISOR
+from parsupd.core.fleet import Fleet
+from parsupd.core.units import Configuration
+from parsupd.executor import Executor, Place
+from parsupd.recorder import Recorder
+from parsupd.shell import leftovers, nameserver
+from parsupd.shell.children import Children
+from parsupd.shell.journal_stream import JournalStreams
+from parsupd.shell.notify_socket import Notifier
+from parsupd.shell.state_file import StateFile
+from parsupd.systemd import ServiceManager
+from workerlib import Master, RpcSettings, __version__
+from workerlib.core.uri import UnixLocation, Uri
+from workerlib.launchers.local import LocalLauncher
+from workerlib.server import Server
+from workerlib.shell import process
+from workerlib.shell.environment import effective_settings
+from workerlib.shell.private_dir import make_private, remove_sockets
+from workerlib.shell.transport import bind_unix, inherit_unix
+
+MASTER = "parsup.Master"
+
+HAND_OVER = signal.SIGUSR2
+"""End, but let what runs go on, for the next parsupd to adopt: what systemd sends for a restart."""
+
+CONTROL_FD, STATE_FD = "control", "state"
+"""Names of what the service manager keeps over our end: the control socket, and the state."""
+
+
+@dataclass
+class Daemon:
+    """One run of the daemon."""
+
+    configuration: Configuration
+    place: Place
+    notifier: Notifier
+    inherited: Mapping[str, int]
+    """Descriptors that the service manager has kept or opened, by name."""
+    log: Any
+    to_journal: bool
+    """Whether the log goes to journald; then the output of units does so, too."""
+    _handing_over: asyncio.Task[None] | None = None
+
+    async def run(self) -> int:
+        """Runs until everything is down, or handed over; returns the exit status."""
+        runtime = self.place.runtime_dir
+        token = leftovers.token_of(runtime)
+        early: list[str] = []
+        self._follow_signals(early.append)  # before anything takes time: the default action would leave things behind
+        recorder = Recorder(StateFile(runtime / "state", self._state_memfd()), process.boot_id(), self.log)
+        adoption = Adoption(recorder.load(), token, self.log)
+        configuration = adoption.configuration(self.configuration)
+        children = Children()
+        server = Server(effective_settings(RpcSettings()))
+        try:
+            names = nameserver.Names()
+            socket = UnixLocation(str(runtime / SOCKET))
+            workers = make_private(runtime / "workers")
+            master = Master(server, Uri(MASTER, socket), workers, launcher=LocalLauncher(children.watch))
+            fleet = Fleet(configuration, adoption.restored())
+            streams = JournalStreams(self.log) if self.to_journal else None
+            executor = Executor(configuration, fleet, children, names, master, self.place, recorder, self.log, streams)
+            manager = ServiceManager(self.notifier, executor)
+            server.add(nameserver.OBJECT, names)
+            server.add(SUPERVISOR, Supervisor(executor, runtime))
+            for name in (nameserver.OBJECT, SUPERVISOR):
+                names.publish(name, str(Uri(name, socket)), ["kind:parsupd"])
+            adoption.take_over(executor)
+            ours = await self._listen(server, socket)
+            self.log.info("started", version=__version__, pid=os.getpid(), socket=socket.path)
+            self._follow_signals(lambda name: self._on_signal(name, executor))
+            for name in early:
+                self._on_signal(name, executor)
+            await adoption.finish(executor)
+            status = await executor.done
+            if not executor.handed_over:
+                for pid in await children.end_strays(lambda pid: leftovers.carries(pid, token), within_s=2.0):
+                    self.log.warning("stray_ended", pid=pid, reason="it had left its unit's process group")
+                recorder.forget()
+            executor.close()
+            manager.close()
+        finally:
+            await server.close()
+            children.close()
+            remove_sockets(runtime / "workers")
+        if ours and not executor.handed_over:
+            Path(socket.path).unlink(missing_ok=True)
+        self.log.info("handed_over" if executor.handed_over else "stopped", status=status)
+        return status
+
+    def _on_signal(self, name: str, executor: Executor) -> None:
+        if name == HAND_OVER.name:
+            self.log.info("handing_over", reason=f"{name} received")
+            self._handing_over = asyncio.get_running_loop().create_task(executor.hand_over())
+        else:
+            executor.feed(told.ShutdownRequested(f"{name} received"))
+
+    def _follow_signals(self, on_signal: Callable[[str], None]) -> None:
+        """Gives the names of the signals that ask for an end to `on_signal`; replaces an earlier one."""
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, HAND_OVER):
+            # SIGHUP: a closed terminal must not leave units behind, and there is nothing to reload yet.
+            loop.add_signal_handler(signum, on_signal, signal.Signals(signum).name)
+
+    # What the service manager keeps for the next one
+
+    def _state_memfd(self) -> int:
+        if not self.notifier.listens:
+            return -1
+        if (kept := self.inherited.get(STATE_FD)) is None:
+            kept = os.memfd_create("parsupd-state", os.MFD_CLOEXEC)
+            self.notifier.store(STATE_FD, kept)
+        return kept
+
+    async def _listen(self, server: Server, location: UnixLocation) -> bool:
+        """Listens with the socket that the service manager has kept, or gives it a new one to keep.
+
+        So nobody who calls while this daemon is being replaced is refused: he waits in the socket's queue. Returns
+        whether the socket's file is ours to remove.
+        """
+        kept = self.inherited.get(CONTROL_FD)
+        sock = bind_unix(location.path) if kept is None else inherit_unix(kept)
+        if kept is None:
+            self.notifier.store(CONTROL_FD, sock.fileno())
+        await server.listen(location, sock=sock)
+        return kept is None

@@ -1,0 +1,71 @@
+"""Keeps on record what the fleet has decided, before it is done, and what came of it."""
+
+from typing import Any
+
+import msgspec
+
+from parsupd.core import snapshot
+from parsupd.core.fleet import Fleet
+from parsupd.core.snapshot import ProcessRecord, Snapshot
+from parsupd.core.units import Configuration, InstanceName
+from parsupd.shell.state_file import StateFile
+
+
+class Recorder:
+    """Writes a snapshot whenever something has changed; the one of an earlier parsupd can be read until then."""
+
+    def __init__(self, file: StateFile, boot_id: str, log: Any) -> None:
+        self.processes: dict[InstanceName, ProcessRecord] = {}
+        """The main processes of the runs that go on."""
+        self._file = file
+        self._boot_id = boot_id
+        self._log = log
+        self._serial = 0
+        self._raws: dict[InstanceName, msgspec.Raw] = {}
+        self._failing = False
+
+    def load(self) -> Snapshot | None:
+        """The last snapshot of an earlier parsupd; None when there is none that is of use."""
+        found = [taken for data in self._file.candidates() if (taken := snapshot.decode(data, self._boot_id))]
+        last = max(found, key=lambda taken: taken.serial, default=None)
+        if last is not None:
+            self._serial = last.serial
+        return last
+
+    def save(self, fleet: Fleet, configuration: Configuration) -> None:
+        """Writes what has changed since the last time; nothing when nothing has. Blocks for well under a millisecond.
+
+        A state that cannot be kept is said once: units go on, and a parsupd that comes after finds their processes by
+        their environment and ends them, when it does not know them.
+        """
+        touched = fleet.take_touched()
+        if not touched:
+            return
+        for instance in touched:
+            if fleet.has(instance):
+                state, held = fleet.state(instance)
+                process = self.processes.get(instance) if state.run is not None else None
+                self._raws[instance] = msgspec.Raw(snapshot.encode(snapshot.record(state, held, process)))
+            else:
+                self._raws.pop(instance, None)
+        self._serial += 1
+        taken = Snapshot(
+            snapshot.FORMAT,
+            self._boot_id,
+            self._serial,
+            fleet.shutting_down,
+            dict(configuration.units),
+            list(self._raws.values()),
+        )
+        try:
+            self._file.save(snapshot.encode(taken))
+        except OSError as error:
+            if not self._failing:
+                self._log.error("state_not_saved", reason=str(error))
+            self._failing = True
+        else:
+            self._failing = False
+
+    def forget(self) -> None:
+        """Everything is down: the next start begins from nothing."""
+        self._file.remove()

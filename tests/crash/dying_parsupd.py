@@ -1,0 +1,30 @@
+"""A parsupd that is killed by SIGKILL just before, or after, it carries out its Nth effect.
+
+`python dying_parsupd.py N before|after [parsupd's own arguments]`. It says `effects: COUNT` at an orderly end.
+"""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from parsupd import app
+from parsupd.executor import Executor
+
+limit, when = int(sys.argv.pop(1)), sys.argv.pop(1)
+done = 0
+carry_out = Executor._carry_out
+
+
+def counted(executor: Executor, effect: Any) -> None:
+    global done
+    done += 1
+    if done == limit and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    carry_out(executor, effect)
+    if done == limit and when == "after":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+Executor._carry_out = counted  # type: ignore[method-assign]
+app.main()

@@ -1,0 +1,243 @@
+"""kill -9 of parsupd at every point: the next one adopts what lives, targets are met, nothing runs twice or is left."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from live_daemon import WORKER, Daemon, assert_nothing_left, daemon, simple
+from support import alive, process_state, wait_until
+
+from parsupd.core import snapshot
+from parsupd.shell import leftovers
+from workerlib import blocking
+from workerlib.shell import process
+
+DYING = str(Path(__file__).parent / "dying_parsupd.py")
+UNITS = f"""
+[unit.program]
+{simple("sleep 600")}
+[unit.worker]
+{WORKER}
+instances = 2
+requires = ["program"]
+[unit.job]
+{simple("sleep 0.2", type="oneshot", requires=["worker"])}
+"""
+EFFECTS = 14
+"""At least as many as it takes to bring these units up."""
+
+
+def processes(running: Daemon) -> dict[str, set[int]]:
+    """Which process groups there are of each instance, by the token in the environment of their processes."""
+    found: dict[str, set[int]] = {}
+    for one in leftovers.find(leftovers.token_of(running.runtime)):
+        found.setdefault(str(one.instance), set()).add(one.group)
+    return found
+
+
+def settled(running: Daemon) -> bool:
+    states = {info["name"]: info["sub_state"] for info in running.call("status")}
+    return states == {
+        "program@1": "running",
+        "worker@1": "running",
+        "worker@2": "running",
+        "job@1": "exited",
+    }
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("effect", range(1, EFFECTS + 1))
+def test_kill_9_at_each_effect_of_a_start(effect: int, when: str, tmp_path: Path) -> None:
+    """Whenever parsupd is killed while it brings its units up, the next one brings up exactly one of each."""
+    running = Daemon(tmp_path, UNITS, start=False)
+    running.start(sys.executable, DYING, str(effect), when, wait=False)
+    assert running.process.wait(30) == -signal.SIGKILL
+    try:
+        running.start()
+        wait_until(lambda: settled(running), within_s=20, what="all units are up")
+        assert {name: len(groups) for name, groups in processes(running).items()} == {
+            "program@1": 1,
+            "worker@1": 1,
+            "worker@2": 1,
+        }
+    finally:
+        assert running.stop() == 0
+    assert_nothing_left(running)
+
+
+def test_living_units_are_adopted(tmp_path: Path) -> None:
+    """After kill -9 the same processes go on, under the same generation and names, and are stopped with the new one."""
+    with daemon(tmp_path, UNITS) as running:
+        wait_until(lambda: settled(running), within_s=20, what="all units are up")
+        before = {info["name"]: (info["pid"], info["generation"], info["uri"]) for info in running.call("status")}
+        running.kill()
+        running.start()
+        after = {info["name"]: (info["pid"], info["generation"], info["uri"]) for info in running.call("status")}
+        assert after == before
+        assert {"worker@1", "worker@2"} <= running.names()
+        assert len(running.records("unit_adopted")) == 3
+        with blocking.connect(before["worker@1"][2]) as connection:
+            assert connection.call("add", 1) == 1
+    assert not any(alive(pid) for pid, _, _ in before.values() if pid)
+
+
+def test_a_connection_to_a_worker_outlives_parsupd(tmp_path: Path) -> None:
+    """Calls to a worker go on while its parsupd is dead, and its state with them."""
+    with daemon(tmp_path, UNITS) as running:
+        wait_until(lambda: settled(running), within_s=20, what="all units are up")
+        uri = running.status("worker@1")["uri"]
+        with blocking.connect(uri) as connection:
+            assert connection.call("add", 5) == 5
+            running.kill()
+            assert connection.call("add", 5) == 10
+            running.start()
+            assert connection.call("add", 5) == 15
+        with blocking.connect(uri) as connection:
+            assert connection.call("add", 5) == 20
+
+
+@pytest.mark.parametrize(("end", "cause"), [("exit 7", "exited with 7"), ("kill -9 $$", "was killed by SIGKILL")])
+def test_the_exit_status_of_an_adopted_process_is_exact(end: str, cause: str, tmp_path: Path) -> None:
+    """An adopted process is no child of the new parsupd; how it ends is known nevertheless."""
+    os.mkfifo(tmp_path / "go")
+    config = f"[unit.a]\n{simple(f'read line <{tmp_path}/go; {end}', restart='no')}"
+    with daemon(tmp_path, config) as running:
+        running.wait_for("a@1", lambda status: status["sub_state"] == "running")
+        running.kill()
+        running.start()
+        (tmp_path / "go").write_text("\n")
+        status = running.wait_for("a@1", lambda status: status["sub_state"] == "failed")
+        assert cause in status["reason"]
+
+
+def test_what_ended_meanwhile_is_restarted_by_its_policy(tmp_path: Path) -> None:
+    """A process that ends while no parsupd is there has an unknown cause, for which its restart policy decides."""
+    config = f"[unit.again]\n{simple('exec sleep 600')}\n[unit.once]\n{simple('exec sleep 600', restart='no')}"
+    with daemon(tmp_path, config) as running:
+        pids = [
+            running.wait_for(f"{name}@1", lambda s: s["sub_state"] == "running")["pid"] for name in ("again", "once")
+        ]
+        running.kill()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)  # the tests are where orphans go
+        running.start()
+        status = running.wait_for("again@1", lambda s: s["sub_state"] == "running" and s["pid"] != pids[0])
+        assert (status["generation"], status["restarts"]) == (2, 1)
+        assert "unknown" in running.wait_for("once@1", lambda s: s["sub_state"] == "failed")["reason"]
+
+
+def test_a_reused_pid_is_neither_adopted_nor_signalled(tmp_path: Path) -> None:
+    """When the recorded pid belongs to another process by now, that one is left alone, and the unit starts anew."""
+    with daemon(tmp_path, f"[unit.a]\n{simple('exec sleep 600')}") as running:
+        old = running.wait_for("a@1", lambda status: status["sub_state"] == "running")["pid"]
+        running.kill()
+        os.kill(old, signal.SIGKILL)
+        wait_until(lambda: process_state(old) in {None, "Z"}, what="it has ended")
+        stranger = subprocess.Popen(["sleep", "600"])
+        try:
+            give_pid_to(running.runtime / "state", old, stranger.pid)
+            running.start()
+            assert running.wait_for("a@1", lambda s: s["sub_state"] == "running" and s["generation"] == 2)
+            assert running.stop() == 0
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+            stranger.wait()
+
+
+def give_pid_to(state: Path, old: int, new: int) -> None:
+    """Rewrites the record as if the kernel had given the old process's pid to another one."""
+    taken = snapshot.decode(state.read_bytes(), process.boot_id())
+    assert taken is not None
+    records = [
+        msgspec.structs.replace(
+            record,
+            run=msgspec.structs.replace(record.run, pid=new),
+            process=msgspec.structs.replace(record.process, pid=new, group=new),
+        )
+        for record in taken.records()
+    ]
+    assert old in [record.process.pid for record in taken.records()]
+    raws = [msgspec.Raw(snapshot.encode(record)) for record in records]
+    state.write_bytes(snapshot.encode(msgspec.structs.replace(taken, instances=raws)))
+
+
+def test_hand_over(tmp_path: Path) -> None:
+    """SIGUSR2 ends parsupd at once and leaves the units; the next one goes on with them, a stopped one stays down."""
+    config = UNITS + f"[unit.stopped]\n{simple('sleep 600')}"
+    with daemon(tmp_path, config) as running:
+        wait_until(lambda: running.status("job@1")["sub_state"] == "exited", within_s=20, what="all units are up")
+        running.call("stop", ["stopped"])
+        before = {info["name"]: (info["pid"], info["generation"]) for info in running.call("status")}
+        running.process.send_signal(signal.SIGUSR2)
+        assert running.process.wait(20) == 0
+        assert running.records("handed_over")
+        assert processes(running).keys() == {"program@1", "worker@1", "worker@2"}
+        running.start()
+        assert {info["name"]: (info["pid"], info["generation"]) for info in running.call("status")} == before
+        assert running.status("stopped@1")["sub_state"] == "dead"
+
+
+def test_without_a_record_what_was_left_is_ended_first(tmp_path: Path) -> None:
+    """Processes of units that no record explains are ended before anything is started."""
+    with daemon(tmp_path, f"[unit.a]\n{simple('exec sleep 600')}") as running:
+        old = running.wait_for("a@1", lambda status: status["sub_state"] == "running")["pid"]
+        running.kill()
+        (running.runtime / "state").unlink()
+        running.start()
+        new = running.wait_for("a@1", lambda status: status["sub_state"] == "running")["pid"]
+        assert process_state(old) in {None, "Z"}
+        assert new != old
+        assert old in [record["pid"] for record in running.records("leftover_ended")]
+
+
+def test_sigterm_while_leftovers_are_ended(tmp_path: Path) -> None:
+    """SIGTERM in the first seconds, while what was left is still being ended: that is finished, nothing starts, exit 0."""
+    config = f"[unit.a]\n{simple('trap : TERM; echo ready >&2; while :; do sleep 1; done', stderr='inherit')}"
+    running = Daemon(tmp_path, config)
+    wait_until(lambda: "ready" in running.log.read_text(), what="the unit ignores SIGTERM")
+    old = running.status("a@1")["pid"]
+    running.kill()
+    (running.runtime / "state").unlink()
+    running.start(wait=False)
+    wait_until(lambda: running.records("ending_leftovers"), what="leftovers are being ended")
+    running.process.terminate()
+    assert running.process.wait(30) == 0
+    assert process_state(old) in {None, "Z"}
+    assert_nothing_left(running)
+
+
+def test_workers_end_when_no_parsupd_comes(tmp_path: Path) -> None:
+    """Without a new parsupd within lease_sec, workers end by themselves: they are never leaked."""
+    running = Daemon(tmp_path, f"[parsupd]\nlease_sec = 0.5\n[unit.w]\n{WORKER}")
+    worker = running.wait_for("w@1", lambda status: status["sub_state"] == "running")["pid"]
+    running.kill()
+    wait_until(lambda: process_state(worker) in {None, "Z"}, what="the worker's lease is over")
+    running.start()
+    assert running.wait_for("w@1", lambda status: status["sub_state"] == "running")["generation"] == 2
+    assert running.stop() == 0
+    assert_nothing_left(running)
+
+
+def test_sweep_ends_what_a_stop_left_and_nothing_else(tmp_path: Path) -> None:
+    """`parsupd sweep` leaves units that were handed over alone, and ends those whose parsupd was ending them."""
+    running = Daemon(tmp_path, f"[unit.a]\n{simple('trap : TERM; while :; do sleep 1; done', timeout_stop_sec=60)}")
+    old = running.wait_for("a@1", lambda status: status["sub_state"] == "running")["pid"]
+    sweep = [sys.executable, "-m", "parsupd", *running.command, "sweep"]
+    running.kill()
+    subprocess.run(sweep, check=True)
+    assert alive(old)
+    running.start()
+    running.process.terminate()
+    running.wait_for("a@1", lambda status: status["sub_state"] == "stopping")
+    running.kill()
+    assert alive(old)
+    subprocess.run(sweep, check=True, stderr=subprocess.DEVNULL)
+    wait_until(lambda: process_state(old) in {None, "Z"}, what="it has ended")
+    assert leftovers.find(leftovers.token_of(running.runtime)) == []
+    (running.runtime / "parsupd.sock").unlink()
