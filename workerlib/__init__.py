@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from workerlib.redirects import Redirect
     from workerlib.runtime import Master
     from workerlib.servant import Session, current_session
+    from workerlib.shell.journal import get_logger
     from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings, ShutdownOn, one_way, pipe, rpc
     from workerlib.worker import Handle, Served, Worker, connect
 
@@ -48,6 +49,7 @@ _HOMES = {
     "workerlib.redirects": ("Redirect",),
     "workerlib.runtime": ("Master",),
     "workerlib.servant": ("Session", "current_session"),
+    "workerlib.shell.journal": ("get_logger",),
     "workerlib.spec": (
         "Function", "Kind", "OneWay", "Pipe", "Rpc", "RpcSettings", "ShutdownOn", "one_way", "pipe", "rpc",
     ),
@@ -60,7 +62,7 @@ __all__ = [
     "Handle", "HandshakeError", "Kind", "Master", "OneWay", "Pipe", "ProtocolError", "Redirect", "RemoteError",
     "ResultError", "Rpc", "RpcSettings", "Served", "Session", "ShutdownOn", "SpawnError", "Stage", "Stream",
     "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError", "Worker", "WorkerlibError", "__version__",
-    "connect", "current_session", "direct_pipe", "one_way", "pipe", "rpc",
+    "connect", "current_session", "direct_pipe", "get_logger", "one_way", "pipe", "rpc",
 ]  # fmt: skip
 
 

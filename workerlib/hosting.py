@@ -313,7 +313,7 @@ def run_worker(load: Callable[[WorkerEnv], type]) -> int:
     from workerlib.shell.loop import run  # noqa: PLC0415 - after the fork: uvloop must not be set up before
 
     env = worker_init_before_async()
-    journal.configure_worker(env.config.name)
+    journal.configure_worker(env.config.name, env.config.worker_id)
     try:
         return run(_host(env, load(env)))
     except UsageError as error:

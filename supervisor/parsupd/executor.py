@@ -33,6 +33,7 @@ from workerlib.core.daemonizing import ExitCause as Exit
 from workerlib.core.daemonizing import Exited as ExitedWith
 from workerlib.core.uri import parse_uri
 from workerlib.runtime import SpawnOptions, WorkerRecord
+from workerlib.shell.journald import stream_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +235,7 @@ class Executor:
         """Tells a unit whose stderr is a stream of the journal so, in systemd's way."""
         if spec.stderr.kind is not OutputKind.JOURNAL or (fd := self._journal_fd(instance, 2)) == 2:
             return {}  # where it is the daemon's stderr, it has the daemon's own variable
-        return {"JOURNAL_STREAM": journal_stream.named(fd)}
+        return {"JOURNAL_STREAM": stream_name(fd)}
 
     # Programs
 

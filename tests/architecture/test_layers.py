@@ -31,6 +31,8 @@ LAYERS = {
     "workerlib.core.heartbeat": 1,
     "workerlib.core.daemonizing": 1,
     "workerlib.core.gathering": 1,
+    "workerlib.core.journal_entry": 1,
+    "workerlib.core.backlog": 1,
     "workerlib.core.session": 2,
     "workerlib.core.mapping": 2,
     "workerlib.core.calling": 3,

@@ -5,7 +5,6 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from structlog.testing import CapturingLogger
@@ -14,6 +13,7 @@ from support import run_async, wait_until
 from parsupd.core.units import InstanceName
 from parsupd.shell import journal_stream
 from parsupd.shell.journal_stream import JournalStreams
+from workerlib.shell.journald import stream_name
 
 PRICING = InstanceName("pricing", 1)
 
@@ -58,7 +58,7 @@ def test_a_stream_that_journald_closes_is_told_of_and_made_anew(listener: socket
         try:
             first = streams.fd(PRICING, journal_stream.STDERR)
             assert first is not None
-            name = journal_stream.named(first)
+            name = stream_name(first)
             peer, _ = listener.accept()
             peer.shutdown(socket.SHUT_WR)  # as journald does at once
             await asyncio.wait({asyncio.ensure_future(asyncio.to_thread(lambda: None))})
@@ -72,7 +72,7 @@ def test_a_stream_that_journald_closes_is_told_of_and_made_anew(listener: socket
             assert log.calls[0].kwargs["stream"] == "stderr"
             second = streams.fd(PRICING, journal_stream.STDERR)
             assert second is not None
-            assert journal_stream.named(second) != name
+            assert stream_name(second) != name
         finally:
             streams.close()
 
@@ -97,10 +97,3 @@ def test_a_journald_that_is_away_or_stuck_stops_nothing(listener: socket.socket)
             stuck.close()
 
     run_async(main)
-
-
-def test_the_name_of_a_stream_is_what_a_program_finds_on_its_stderr() -> None:
-    """JOURNAL_STREAM is device and inode, in decimal, as systemd writes it."""
-    with Path("/dev/null").open() as file:
-        status = os.fstat(file.fileno())
-        assert journal_stream.named(file.fileno()) == f"{status.st_dev}:{status.st_ino}"

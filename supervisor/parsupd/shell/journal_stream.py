@@ -6,7 +6,6 @@ journald hangs up: a restart of journald does not, where systemd keeps its conne
 """
 
 import asyncio
-import os
 import select
 import socket
 from pathlib import Path
@@ -93,12 +92,6 @@ def connect(path: str, identifier: str, priority: int) -> socket.socket:
         stream.close()
         raise
     return stream
-
-
-def named(fd: int) -> str:
-    """What systemd puts into JOURNAL_STREAM for a descriptor, so that a program knows where its stderr goes."""
-    status = os.fstat(fd)
-    return f"{status.st_dev}:{status.st_ino}"
 
 
 def available(path: str = STREAM_SOCKET) -> bool:
