@@ -4,9 +4,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from workerlib.core import frames
+from workerlib.core.client_session import ClientSession
 from workerlib.core.frames import Frame, FrameParser
 from workerlib.core.payload import MSGPACK, encode
-from workerlib.core.session import DIALECT, ClientSession, Closed, CloseKind, Event, ServerSession, parse_dialect
+from workerlib.core.session import (
+    DIALECT,
+    Closed,
+    CloseKind,
+    Event,
+    ServerSession,
+    parse_dialect,
+)
 from workerlib.errors import ProtocolError
 from workerlib.shell.compression import inflate
 from workerlib.spec import RpcSettings
@@ -82,7 +90,7 @@ class Pair:
 
     def greet(self, answer: Frame) -> None:
         assert answer.type == frames.CONNECT_OK
-        dialect = parse_dialect({"workerlib": DIALECT, "window": 1})
+        dialect = parse_dialect({"workerlib": DIALECT, "window": self.server.settings.stream_window})
         assert dialect is not None
         self.client.opened(dialect, self.now)
 

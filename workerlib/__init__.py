@@ -29,7 +29,16 @@ if TYPE_CHECKING:
         UsageError,
         WorkerlibError,
     )
-    from workerlib.kinds import DirectPipe, DirectWriter, direct_pipe
+    from workerlib.kinds import (
+        DirectCall,
+        DirectPipe,
+        DirectWriter,
+        ReverseDirectPipe,
+        ReversePipe,
+        direct_pipe,
+        reverse_direct_pipe,
+        reverse_pipe,
+    )
     from workerlib.redirects import Redirect
     from workerlib.runtime import Master
     from workerlib.servant import Session, current_session
@@ -45,7 +54,10 @@ _HOMES = {
         "SpawnError", "Stage", "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError",
         "WorkerlibError",
     ),
-    "workerlib.kinds": ("DirectPipe", "DirectWriter", "direct_pipe"),
+    "workerlib.kinds": (
+        "DirectCall", "DirectPipe", "DirectWriter", "ReverseDirectPipe", "ReversePipe", "direct_pipe",
+        "reverse_direct_pipe", "reverse_pipe",
+    ),
     "workerlib.redirects": ("Redirect",),
     "workerlib.runtime": ("Master",),
     "workerlib.servant": ("Session", "current_session"),
@@ -58,11 +70,12 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "ArgumentError", "Connection", "ConnectionLost", "DaemonizeError", "DirectPipe", "DirectWriter", "Function",
-    "Handle", "HandshakeError", "Kind", "Master", "OneWay", "Pipe", "ProtocolError", "Redirect", "RemoteError",
-    "ResultError", "Rpc", "RpcSettings", "Served", "Session", "ShutdownOn", "SpawnError", "Stage", "Stream",
-    "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError", "Worker", "WorkerlibError", "__version__",
-    "connect", "current_session", "direct_pipe", "get_logger", "one_way", "pipe", "rpc",
+    "ArgumentError", "Connection", "ConnectionLost", "DaemonizeError", "DirectCall", "DirectPipe", "DirectWriter",
+    "Function", "Handle", "HandshakeError", "Kind", "Master", "OneWay", "Pipe", "ProtocolError", "Redirect",
+    "RemoteError", "ResultError", "ReverseDirectPipe", "ReversePipe", "Rpc", "RpcSettings", "Served", "Session",
+    "ShutdownOn", "SpawnError", "Stage", "Stream", "StreamAborted", "StreamOverflow", "UnknownFunction",
+    "UsageError", "Worker", "WorkerlibError", "__version__", "connect", "current_session", "direct_pipe",
+    "get_logger", "one_way", "pipe", "reverse_direct_pipe", "reverse_pipe", "rpc",
 ]  # fmt: skip
 
 

@@ -15,7 +15,8 @@ it waits, it asks the worker for signs of life itself: a call to a worker that i
 import _thread
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import islice
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 from workerlib.core import frames
@@ -29,12 +30,18 @@ from workerlib.core.calling import (
     read_result,
     starts_stream,
 )
+from workerlib.core.client_session import ClientSession
 from workerlib.core.frames import Frame
 from workerlib.core.payload import NO_ENCODING, Outgoing
-from workerlib.core.session import ClientSession, Closed, CloseKind, Event
+from workerlib.core.session import (
+    Closed,
+    CloseKind,
+    Event,
+)
 from workerlib.core.uri import TcpLocation, Uri, parse_uri
 from workerlib.errors import ArgumentError, HandshakeError, ProtocolError, ResultError, UsageError
-from workerlib.kinds import DirectPipe
+from workerlib.kinds import DirectPipe, ReverseDirectPipe, ReversePipe
+from workerlib.outflow import Updates
 from workerlib.shell.blocking_socket import BlockingSocket, now, open_socket
 from workerlib.shell.compression import inflate
 from workerlib.shell.environment import effective_settings
@@ -42,6 +49,7 @@ from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _NOTHING: Any = object()
 
@@ -49,13 +57,26 @@ _NOTHING: Any = object()
 class _Call:
     """What has come for one call and was not taken yet."""
 
-    __slots__ = ("frames", "name", "outgoing", "seq")
+    __slots__ = ("frames", "name", "outgoing", "seq", "stopped")
 
     def __init__(self, seq: int, name: str, outgoing: Outgoing | None) -> None:
         self.seq = seq
         self.name = name
         self.outgoing = outgoing
         self.frames: deque[Frame] = deque()
+        self.stopped = False  # the worker wants no more of the items that the call sends
+
+
+class _Port:
+    """Where the items of a call are written to."""
+
+    paused = False
+
+    def __init__(self, out: deque[memoryview]) -> None:
+        self._out = out
+
+    def write(self, data: bytes) -> None:
+        self._out.append(memoryview(data))
 
 
 class Stream(Iterator[R], Generic[R]):
@@ -150,6 +171,7 @@ class Connection:
         self._moved_at = 0.0  # when the peer last took something that was sent
         self._greeting: Frame | None = None
         self._calls: dict[int, _Call] = {}
+        self._feeds: dict[int, _Call] = {}  # calls that send items
         self._pongs: set[int] = set()
         self._outgoing: dict[Function[..., Any], Outgoing] = {}
         self._user = _thread.get_ident()  # the thread that waits now, or else waited last
@@ -186,14 +208,24 @@ class Connection:
     # Calls
 
     @overload
-    def run(self, function: Pipe[P, R] | DirectPipe[P, R], *args: P.args, **kwargs: P.kwargs) -> Stream[R]: ...
+    def run(self, function: Pipe[P, R] | DirectPipe[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Stream[R]: ...
     @overload
-    def run(self, function: OneWay[P], *args: P.args, **kwargs: P.kwargs) -> None: ...
+    def run(
+        self,
+        function: ReversePipe[T, P, R] | ReverseDirectPipe[T, P, R],
+        source: Iterable[T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R: ...
     @overload
-    def run(self, function: Rpc[P, R], *args: P.args, **kwargs: P.kwargs) -> R: ...
-    def run(self, function: Function[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def run(self, function: OneWay[P], /, *args: P.args, **kwargs: P.kwargs) -> None: ...
+    @overload
+    def run(self, function: Rpc[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def run(self, function: Function[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Runs one typed function. An rpc returns its result, a one_way when it is written, a pipe or direct_pipe a
-        `Stream` at once.
+        `Stream` at once. A reverse_pipe or reverse_direct_pipe takes the source of its items before the arguments, and
+        returns its result when that has come and the source is at its end or the worker wants no more of it.
 
         Raises what the function raised (builtin and declared errors as themselves, others as RemoteError),
         ArgumentError when the worker refuses an argument or one cannot be encoded, ConnectionLost, and TimeoutError
@@ -202,6 +234,8 @@ class Connection:
         outgoing = self._outgoing.get(function)
         if outgoing is None:
             outgoing = self._outgoing[function] = Outgoing(function, self.uri.target)
+        if outgoing.sends_items:
+            return self._send_items(args, lambda args: outgoing.payload(args, kwargs), outgoing, outgoing.name)
         return self._dispatch(function.kind, outgoing.payload(args, kwargs), outgoing, function.qualified_name)
 
     def call(self, name: str, *args: Any, target: str | None = None, **kwargs: Any) -> Any:
@@ -210,6 +244,8 @@ class Connection:
         `target` names another object of the same server. Raises UnknownFunction.
         """
         kind = Kind.RPC if target is not None else kind_of(name, self.functions, self.uri.target)
+        if kind.sends_items:
+            return self._send_items(args, lambda args: plain_call(self.uri.target, name, args, kwargs), None, name)
         return self._dispatch(kind, plain_call(target or self.uri.target, name, args, kwargs), None, name)
 
     def ping(self) -> float:
@@ -251,6 +287,56 @@ class Connection:
         finally:
             if starts_stream(frame):
                 self.give_up(call, "the caller expected one result")
+
+    def _send_items(
+        self,
+        args: tuple[Any, ...],
+        payload_of: Callable[[tuple[Any, ...]], bytes],
+        outgoing: Outgoing | None,
+        name: str,
+    ) -> Any:
+        """A call that sends items, from its first argument."""
+        self._check_open()
+        if not args or not isinstance(args[0], Iterable):
+            raise UsageError(f"{name}: its first argument must be the source of its items, which can be iterated")
+        source, payload = args[0], payload_of(args[1:])
+        check_size(payload, self.settings.max_message_size, f"the arguments of {name}")
+        seq, data = self._session.call_with_items(payload)
+        call = self._calls[seq] = self._feeds[seq] = _Call(seq, name, outgoing)
+        self._out.append(memoryview(data))
+        try:
+            self._feed(call, Updates(_Port(self._out), self._session, seq, name), source)
+            return read_result(self.next_frame(call), outgoing, name)
+        except ProtocolError as error:
+            self.fail(error)
+            raise
+        finally:
+            del self._feeds[seq]
+
+    def _feed(self, call: _Call, updates: Updates, source: Iterable[Any]) -> None:
+        """Sends what the source gives, until its end or until the worker wants no more."""
+        session, items = self._session, iter(source)
+        try:
+            for item in items:
+                self._wait(lambda: call.stopped or session.credit(call.seq) > 0, f"{call.name}: no room for its items")
+                self._check_open()
+                if call.stopped:
+                    break
+                updates.send([item, *islice(items, updates.room() - 1)])
+                self._wait(lambda: call.stopped or not self._out, f"{call.name}: its items could not be written")
+        except TimeoutError:
+            self.give_up(call, "the caller's time is over")
+            raise
+        except Exception as error:
+            if session.closed is None:  # the source's own, or an item that cannot travel
+                updates.end(error)
+                self._calls.pop(call.seq, None)
+                self._flush()
+            raise
+        finally:
+            if isinstance(source, Generator):
+                source.close()
+        updates.end(None)
 
     # For Stream
 
@@ -354,6 +440,10 @@ class Connection:
             self._greeting = event
         elif event.type == frames.PING:
             self._pongs.discard(event.seq)
+        elif event.type == frames.END and (call := self._feeds.get(event.seq)) is not None:
+            call.stopped = True
+        elif event.type == frames.CREDIT:
+            pass  # the session counts it, and who waits for it looks there
         elif (call := self._calls.get(event.seq)) is not None:  # else it was given up
             call.frames.append(event)
             if is_last(event):

@@ -4,8 +4,7 @@ import asyncio
 import functools
 import ssl
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, Generic, ParamSpec, Self, TypeVar, cast, overload
 
 from workerlib.core import frames
@@ -15,19 +14,26 @@ from workerlib.core.calling import (
     is_last,
     kind_of,
     plain_call,
+    read,
     read_greeting,
     read_items,
     read_result,
     starts_stream,
     tells_failure,
 )
+from workerlib.core.client_session import ClientSession
 from workerlib.core.frames import Frame
 from workerlib.core.payload import (
     MSGPACK,
+    NIL,
     NO_ENCODING,
     Outgoing,
 )
-from workerlib.core.session import ClientSession, Closed, CloseKind, Event
+from workerlib.core.session import (
+    Closed,
+    CloseKind,
+    Event,
+)
 from workerlib.core.uri import TcpLocation, Uri
 from workerlib.errors import (
     ArgumentError,
@@ -36,13 +42,17 @@ from workerlib.errors import (
     ResultError,
     UsageError,
 )
-from workerlib.kinds import DirectPipe
+from workerlib.feeding import CallWriter, Feed, SourceFeed, as_source
+from workerlib.inflow import Inflow
+from workerlib.kinds import DirectCall, DirectPipe, ReverseDirectPipe, ReversePipe
+from workerlib.outflow import Updates
 from workerlib.shell.compression import inflate
 from workerlib.shell.transport import Wire, open_connection
 from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 CANCELLED_SEEN_WITHIN_S = 0.005
@@ -57,6 +67,9 @@ Reply = tuple["asyncio.Future[Any]", Outgoing | None, str]
 NO_REPLY: Any = (None, None, "")
 
 
+UNWANTED = "the caller does not want more"
+
+
 class Stream(Generic[R]):
     """The items that a pipe function yields, in order. Iterate it once; leaving the loop early aborts the function.
 
@@ -68,77 +81,46 @@ class Stream(Generic[R]):
         self._seq = seq
         self._function = function
         self._outgoing = outgoing
-        self._batches: deque[list[R]] = deque()
-        self._ended = False
-        self._error: Exception | None = None
-        self._arrived: asyncio.Future[None] | None = None
+        self._inflow: Inflow[R] = Inflow(
+            connection.settings.stream_window,
+            functools.partial(connection.grant, seq),
+            functools.partial(connection.send_abort, seq),
+        )
         self._iterating = False
 
     def take(self, frame: Frame) -> None:
         """A frame of this stream has come. Raises ProtocolError when it cannot be read."""
-        if self._ended:
+        inflow = self._inflow
+        if inflow.ended:
             return  # items that were under way when it was given up
         if tells_failure(frame):
-            self.fail(failure(frame, self._outgoing, self._function))
+            inflow.end(failure(frame, self._outgoing, self._function))
             return
         try:
             items = read_items(frame, self._outgoing, self._function)
         except (ResultError, UsageError) as error:
             if not is_last(frame):
                 self._connection.send_abort(self._seq, "an item is not of the declared type")
-            self.fail(error)
+            inflow.end(error)
         else:
             if items is None:
-                self.fail(None)
-            elif items:
-                self._batches.append(items)
-                self._wake()
+                inflow.end(None)
+            else:
+                inflow.put(items)
 
-    def fail(self, error: Exception | None) -> None:
+    def fail(self, error: Exception) -> None:
         """No more items will come; `error` is raised after those that are there."""
-        if not self._ended:
-            self._ended, self._error = True, error
-        self._wake()
+        self._inflow.end(error)
 
-    def _wake(self) -> None:
-        if self._arrived is not None and not self._arrived.done():
-            self._arrived.set_result(None)
-
-    def abort(self, reason: str = "the caller does not want more") -> None:
-        """Gives the stream up: the generator in the worker is closed. Items that have come can still be taken."""
-        if not self._ended:
-            self._ended = True
-            self._connection.send_abort(self._seq, reason)
-            self._wake()
+    def abort(self, reason: str = UNWANTED) -> None:
+        """Gives the stream up: the function in the worker is told. Items that have come can still be taken."""
+        self._inflow.abort(reason)
 
     def __aiter__(self) -> AsyncIterator[R]:
         if self._iterating:
             raise UsageError(f"the stream of {self._function} is being read already")
         self._iterating = True
-        return self._items()
-
-    async def _items(self) -> AsyncIterator[R]:
-        batches, window = self._batches, self._connection.settings.stream_window
-        taken = 0
-        try:
-            while True:
-                if batches:
-                    batch = batches.popleft()
-                    for item in batch:
-                        yield item
-                    taken += len(batch)
-                    if taken * 2 >= window and not self._ended:
-                        self._connection.grant(self._seq, taken)
-                        taken = 0
-                elif self._ended:
-                    if self._error is not None:
-                        raise self._error
-                    return
-                else:
-                    self._arrived = asyncio.get_running_loop().create_future()
-                    await self._arrived
-        finally:
-            self.abort()
+        return self._inflow.items(UNWANTED)
 
 
 class Connection:
@@ -159,6 +141,7 @@ class Connection:
         self._replies: dict[int, Reply] = {}
         self._young: list[int] = []  # calls whose cancellation nobody would notice yet
         self._streams: dict[int, Stream[Any]] = {}
+        self._feeds: dict[int, Feed] = {}
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._handshake: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[Closed] = self._loop.create_future()
@@ -210,16 +193,29 @@ class Connection:
     # Calls
 
     @overload
-    def run(self, function: Pipe[P, R] | DirectPipe[P, R], *args: P.args, **kwargs: P.kwargs) -> Stream[R]: ...
+    def run(self, function: Pipe[P, R] | DirectPipe[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Stream[R]: ...
     @overload
-    def run(self, function: OneWay[P], *args: P.args, **kwargs: P.kwargs) -> Awaitable[None]: ...
+    def run(
+        self,
+        function: ReversePipe[T, P, R],
+        source: AsyncIterable[T] | Iterable[T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Awaitable[R]: ...
     @overload
-    def run(self, function: Rpc[P, R], *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]: ...
-    def run(self, function: Function[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def run(self, function: ReverseDirectPipe[T, P, R], /, *args: P.args, **kwargs: P.kwargs) -> DirectCall[T, R]: ...
+    @overload
+    def run(self, function: OneWay[P], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[None]: ...
+    @overload
+    def run(self, function: Rpc[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]: ...
+    def run(self, function: Function[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Dispatches one typed function. Does not block; the call is written before this returns.
 
         An rpc gives an awaitable result, a pipe or direct_pipe a `Stream`, a one_way an awaitable that waits only for
-        room to write.
+        room to write. A reverse_pipe takes the source of its items before the arguments, and gives an awaitable result;
+        a source that is an async generator is closed when the worker wants no more of it, and what the source raises
+        goes to the function and to whoever awaits the result. A reverse_direct_pipe gives a `DirectCall`.
         Raises ArgumentError when an argument cannot be encoded. The result raises what the function raised (builtin and
         declared errors as themselves, others as RemoteError), ArgumentError when the worker refuses an argument, and
         ConnectionLost. Cancelling the awaiting task cancels the function in the worker.
@@ -227,6 +223,8 @@ class Connection:
         outgoing = self._outgoing.get(function)
         if outgoing is None:
             outgoing = self._outgoing[function] = Outgoing(function, self.uri.target)
+        if outgoing.sends_items:
+            return self._feed(outgoing.kind, args, functools.partial(outgoing.payload, kwargs=kwargs), outgoing)
         return self._dispatch(outgoing.kind, outgoing.payload(args, kwargs), outgoing, outgoing.name)
 
     def call(self, name: str, *args: Any, target: str | None = None, **kwargs: Any) -> Any:
@@ -235,14 +233,50 @@ class Connection:
         `target` names another object of the same server. Raises UnknownFunction.
         """
         kind = Kind.RPC if target is not None else kind_of(name, self.functions, self.uri.target)
+        if kind.sends_items:
+            return self._feed(kind, args, lambda args: plain_call(self.uri.target, name, args, kwargs), None, name)
         return self._dispatch(kind, plain_call(target or self.uri.target, name, args, kwargs), None, name)
+
+    def _check_open(self, payload: bytes, name: str) -> Wire:
+        if self._session.closed is not None or self._wire is None:
+            raise (self._session.closed or Closed(CloseKind.LOCAL, "not yet open")).as_error()
+        if len(payload) > self.settings.max_message_size:
+            check_size(payload, self.settings.max_message_size, f"the arguments of {name}")
+        return self._wire
+
+    def _feed(
+        self,
+        kind: Kind,
+        args: tuple[Any, ...],
+        payload_of: Callable[[tuple[Any, ...]], bytes],
+        outgoing: Outgoing | None,
+        name: str = "",
+    ) -> Any:
+        """A call that sends items: from its first argument, or by hand."""
+        name = name or (outgoing.name if outgoing is not None else "")
+        source: Any = None
+        if kind is Kind.REVERSE_PIPE:
+            if not args:
+                raise ArgumentError(f"{name}: the source of its items is missing")
+            source, args = as_source(args[0], name), args[1:]
+        payload = payload_of(args)
+        wire = self._check_open(payload, name)
+        seq, data = self._session.call_with_items(payload)
+        future = self._loop.create_future()
+        self._replies[seq] = future, outgoing, name
+        future.add_done_callback(functools.partial(self._on_done, seq))
+        wire.write(data)
+        updates = Updates(wire, self._session, seq, name, functools.partial(self._feeds.pop, seq, None))
+        if source is not None:
+            self._feeds[seq] = SourceFeed(wire, self._session, seq, updates, source, future)
+            return future
+        writer = self._feeds[seq] = CallWriter(updates, name, self.settings.stream_buffer, wire, future)
+        return writer
 
     def _dispatch(self, kind: Kind, payload: bytes, outgoing: Outgoing | None, name: str) -> Any:
         session, wire = self._session, self._wire
-        if session.closed is not None or wire is None:
-            raise (session.closed or Closed(CloseKind.LOCAL, "not yet open")).as_error()
-        if len(payload) > self.settings.max_message_size:
-            check_size(payload, self.settings.max_message_size, f"the arguments of {name}")
+        if session.closed is not None or wire is None or len(payload) > self.settings.max_message_size:
+            wire = self._check_open(payload, name)
         if kind is Kind.RPC:
             seq, data = session.call(payload)
             future = self._loop.create_future()
@@ -274,6 +308,8 @@ class Connection:
     def _on_done(self, seq: int, future: "asyncio.Future[Any]") -> None:
         if future.cancelled() and seq in self._replies and self._replies[seq][0] is future:
             self.send_abort(seq, "cancelled by the caller")
+            if seq in self._feeds:
+                self._feeds.pop(seq).cut("the call was cancelled")
 
     async def ping(self) -> float:
         """Seconds from here to the worker's connection and back; its functions are not involved."""
@@ -339,6 +375,12 @@ class Connection:
             answered = self._pings.pop(event.seq, None)
             if answered is not None and not answered.done():
                 answered.set_result(None)
+        elif event.type == frames.CREDIT and (feed := self._feeds.get(event.seq)) is not None:
+            feed.wake()
+        elif event.type == frames.END and (feed := self._feeds.pop(event.seq, None)) is not None:
+            feed.cut(f"the worker wants no more: {read(event)}")
+            if self._session.closed is None and self._wire is not None:
+                self._wire.write(self._session.end(event.seq, NIL))
         elif event.type == frames.ABORT and (reply := self._replies.get(event.seq)) is not None:
             self._take_reply(*reply, event)
             del self._replies[event.seq]
@@ -371,6 +413,9 @@ class Connection:
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.fail(closed.as_error())
+        feeds, self._feeds = self._feeds, {}
+        for feed in feeds.values():
+            feed.cut(str(closed))
 
     # The end
 

@@ -5,7 +5,7 @@ The plain kinds are in `workerlib.spec`. Nothing here does anything, as there.
 
 import abc
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
@@ -15,6 +15,7 @@ from workerlib.spec import Function, FunctionTypes, Kind, Parameters, first_argu
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -52,6 +53,14 @@ class DirectWriter(abc.ABC, Generic[T_contra]):
     @abc.abstractmethod
     async def wait_closed(self) -> str:
         """Waits until the stream has ended, from whichever side; returns why."""
+
+
+class DirectCall(DirectWriter[T_contra], Awaitable[R_co]):
+    """A call whose items are written by hand: what `run` gives for a reverse_direct_pipe. Await it for the result.
+
+    The result may come before or after the end of the items; close the writer when there are no more. An `await` that
+    is cancelled cancels the function in the worker.
+    """
 
 
 def _require_async(call: Callable[..., Any], kind: Kind) -> None:
@@ -109,3 +118,86 @@ def direct_pipe(call: Any = None, /, *, name: str | None = None, errors: tuple[t
     if call is None:
         return lambda method: DirectPipe(method, name=name, errors=errors)
     return DirectPipe(call)
+
+
+class _TakesItems(Function[P, R_co], Generic[T_contra, P, R_co]):
+    """What both kinds share whose caller sends items."""
+
+    def __init__(
+        self, call: Callable[..., Any], *, name: str | None = None, errors: tuple[type[Exception], ...] = ()
+    ) -> None:
+        super().__init__(call, name=name, errors=errors)
+        _require_async(call, self.kind)
+
+    def _read_types(self, parameters: Parameters, result: Any) -> FunctionTypes:
+        item, others = _split_first(self.call, parameters, "the AsyncIterator of the caller's items")
+        return FunctionTypes(others, result, item)
+
+
+class ReversePipe(_TakesItems[T_contra, P, R_co]):
+    """A stream of items from the caller, one result. Dispatch with `await connection.run(Sum.total, items)`."""
+
+    kind = Kind.REVERSE_PIPE
+
+
+class ReverseDirectPipe(_TakesItems[T_contra, P, R_co]):
+    """The same, with items that the caller writes by hand: `connection.run(Sum.gather)` gives a `DirectCall`."""
+
+    kind = Kind.REVERSE_DIRECT_PIPE
+
+
+class ReversePipeDecorator(Protocol):
+    """What `reverse_pipe(errors=...)` returns."""
+
+    def __call__(
+        self, call: Callable[Concatenate[Any, AsyncIterator[T], P], Coroutine[Any, Any, R]], /
+    ) -> ReversePipe[T, P, R]: ...
+
+
+class ReverseDirectPipeDecorator(Protocol):
+    """What `reverse_direct_pipe(errors=...)` returns."""
+
+    def __call__(
+        self, call: Callable[Concatenate[Any, AsyncIterator[T], P], Coroutine[Any, Any, R]], /
+    ) -> ReverseDirectPipe[T, P, R]: ...
+
+
+@overload
+def reverse_pipe(
+    call: Callable[Concatenate[Any, AsyncIterator[T], P], Coroutine[Any, Any, R]], /
+) -> ReversePipe[T, P, R]: ...
+@overload
+def reverse_pipe(*, name: str | None = None, errors: tuple[type[Exception], ...] = ()) -> ReversePipeDecorator: ...
+def reverse_pipe(call: Any = None, /, *, name: str | None = None, errors: tuple[type[Exception], ...] = ()) -> Any:
+    """Makes an `async def` method take a stream of items from its caller, as its first argument.
+
+    The function's pace reaches the caller's source, as with `pipe` the other way round. It may return before the end:
+    whoever still holds the iterator then goes on reading (a task that was given it, say); when nobody does, the source
+    is closed. The iterator raises what the caller's source raised, ArgumentError for an item that does not fit its
+    type, StreamAborted when the caller has given the call up, and ConnectionLost. An error that the function raises
+    closes the source as well. `errors` lists exception classes that arrive as themselves, in either direction.
+    """
+    if call is None:
+        return lambda method: ReversePipe(method, name=name, errors=errors)
+    return ReversePipe(call)
+
+
+@overload
+def reverse_direct_pipe(
+    call: Callable[Concatenate[Any, AsyncIterator[T], P], Coroutine[Any, Any, R]], /
+) -> ReverseDirectPipe[T, P, R]: ...
+@overload
+def reverse_direct_pipe(
+    *, name: str | None = None, errors: tuple[type[Exception], ...] = ()
+) -> ReverseDirectPipeDecorator: ...
+def reverse_direct_pipe(
+    call: Any = None, /, *, name: str | None = None, errors: tuple[type[Exception], ...] = ()
+) -> Any:
+    """The same as `reverse_pipe` for the function; its caller writes the items by hand, with a `DirectCall`.
+
+    The function's pace does not slow the caller down: see `DirectWriter` for what waits, and what happens when too much
+    does.
+    """
+    if call is None:
+        return lambda method: ReverseDirectPipe(method, name=name, errors=errors)
+    return ReverseDirectPipe(call)

@@ -10,8 +10,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from workerlib.core.session import ClientSession, ServerSession
-from workerlib.errors import ProtocolError, ResultError
+from workerlib.core.client_session import ClientSession
+from workerlib.core.session import (
+    ServerSession,
+)
+from workerlib.errors import ArgumentError, ProtocolError, ResultError
 from workerlib.outflow import Outflow
 from workerlib.shell import journal
 from workerlib.shell.transport import Wire
@@ -137,20 +140,20 @@ class Pump:
         wire: Wire,
         session: ServerSession | ClientSession,
         seq: int,
-        where: str,
+        out: Outflow,
         give_up: Callable[[], object],
     ) -> None:
         self._wire = wire
         self._session = session
         self._seq = seq
-        self.out = Outflow(wire, session, seq, where)
+        self.out = out
         self._give_up = give_up
         self._loop = asyncio.get_running_loop()
         self._waiting: list[Any] = []
         self._room = 0
         self._flush_soon = False
         self._credit_came: asyncio.Future[None] | None = None
-        self.failure: ResultError | None = None
+        self.failure: ResultError | ArgumentError | None = None
         """An item that could not be sent while the generator was suspended; `give_up` was called for it."""
 
     def wake(self) -> None:
@@ -194,7 +197,7 @@ class Pump:
         self._flush_soon = False
         try:
             self._flush()
-        except ResultError as error:
+        except (ResultError, ArgumentError) as error:
             self.failure = error
             self._give_up()
 

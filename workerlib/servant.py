@@ -5,9 +5,7 @@ import contextvars
 from collections.abc import Callable
 from typing import Any
 
-from workerlib.core.payload import (
-    Signature,
-)
+from workerlib.core.payload import Items, Signature
 from workerlib.errors import UnknownFunction
 from workerlib.shell.transport import Peer
 from workerlib.spec import (
@@ -43,7 +41,7 @@ def current_session() -> Session:
 class Callee:
     """One function of one served object, ready to be called."""
 
-    __slots__ = ("function", "is_plain", "kind", "method", "runs_on_loop", "signature", "where")
+    __slots__ = ("function", "is_plain", "items", "kind", "method", "runs_on_loop", "signature", "where")
 
     def __init__(
         self, function: Function[..., Any], signature: Signature, method: Callable[..., Any], *, runs_on_loop: bool
@@ -53,6 +51,8 @@ class Callee:
         self.method = method
         self.runs_on_loop = runs_on_loop
         self.kind = function.kind
+        self.items: Any = Items(function) if function.kind.sends_items else None
+        """Decodes what the caller streams into the function, when it does."""
         self.is_plain = function.kind in {Kind.RPC, Kind.ONE_WAY}
         self.where = function.qualified_name
 

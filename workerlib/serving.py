@@ -35,7 +35,7 @@ from workerlib.spec import (
     Kind,
     RpcSettings,
 )
-from workerlib.stream_calls import StreamCalls, pulled
+from workerlib.stream_calls import StreamCalls, check_takes_items, pulled
 
 DEFAULT_HANDSHAKE = "hello"
 """What a stock client sends as its handshake when it was not told otherwise: no connection-state argument."""
@@ -92,7 +92,7 @@ class ServerConnection:
         self.encode_result = encode_result
         self.calls: dict[int, EagerTask] = {}
         self.one_ways: set[EagerTask] = set()  # their sequence numbers may be used again while they run
-        self.streams = StreamCalls(self.wire, self.session, server, self.answer_error)
+        self.streams = StreamCalls(self.wire, self.session, server, self._answer)
         self.user_session: Session | None = None
         self._context = server.base_context
         self._hot_prefix = b"\xc1"  # a byte that MessagePack never uses: nothing is hot yet
@@ -108,6 +108,12 @@ class ServerConnection:
             self._on_closed(str(event))
         elif event.type == frames.INVOKE:
             self._invoke(event)
+            if event.flags & frames.ITEM_STREAM and not self.streams.takes_items(event.seq):
+                self.streams.refuse_items(event.seq, "the call has ended")
+        elif event.type == frames.ITEM:
+            self.streams.take_items(event)
+        elif event.type == frames.END:
+            self.streams.take_end(event)
         elif event.type == frames.CREDIT:
             self.streams.wake(event.seq)
         elif event.type == frames.ABORT:
@@ -265,12 +271,12 @@ class ServerConnection:
         return True
 
     def _invoke(self, frame: Frame) -> None:
-        if frame.serializer != MSGPACK or frame.flags & ~frames.ONE_WAY:
+        if frame.serializer != MSGPACK or frame.flags & ~(frames.ONE_WAY | frames.ITEM_STREAM):
             self._check_serializer(frame)
             self._start(self._invoke_other(frame), frame)
             return
         try:
-            callee, args, kwargs = self._read_call(frame.payload)
+            callee, args, kwargs = self._read_call(frame)
             self._run(frame, callee, args, kwargs)
         except Exception as error:  # noqa: BLE001 - hostile bytes and the types' own checks raise all kinds
             self._refuse(frame, error)
@@ -287,15 +293,17 @@ class ServerConnection:
         else:
             self.answer_error(frame, error, with_traceback=False)
 
-    def _read_call(self, payload: bytes) -> tuple[Callee, tuple[Any, ...], dict[str, Any]]:
-        hot = self._hot_callee
-        if hot is not None and payload[-1] == 0x80 and payload.startswith(self._hot_prefix):
+    def _read_call(self, frame: Frame) -> tuple[Callee, tuple[Any, ...], dict[str, Any]]:
+        hot, payload = self._hot_callee, frame.payload
+        if hot is not None and not frame.flags and payload[-1] == 0x80 and payload.startswith(self._hot_prefix):
             try:
                 return hot, hot.signature.bind_exact(payload[len(self._hot_prefix) : -1]), {}
             except Exception:  # noqa: BLE001, S110 - the types' own checks are user code; the long way tells what is wrong
                 pass
         head: CallHead = decode_call_head(payload)
         callee = self.server.find(head.object).find(head.method)
+        if self.session.dialect:
+            check_takes_items(frame, callee)
         args, kwargs = callee.signature.bind(head.args, head.kwargs)
         if callee.signature.exact and callee.runs_on_loop and callee.kind is Kind.RPC:
             self._hot_prefix, self._hot_callee = call_prefix(head.object, head.method), callee
@@ -303,7 +311,7 @@ class ServerConnection:
         return callee, args, kwargs
 
     def _run(self, frame: Frame, callee: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if not callee.is_plain:
+        if not callee.is_plain or frame.flags & frames.ITEM_STREAM:
             _check_wants_stream(frame, callee)
             self._start(self._run_stream(frame, callee, args, kwargs), frame)
             return

@@ -38,6 +38,18 @@ class Kind(enum.Enum):
     ONE_WAY = "one_way"
     PIPE = "pipe"
     DIRECT_PIPE = "direct_pipe"
+    REVERSE_PIPE = "reverse_pipe"
+    REVERSE_DIRECT_PIPE = "reverse_direct_pipe"
+
+    @property
+    def sends_items(self) -> bool:
+        """Whether the caller sends a stream of items."""
+        return self in {Kind.REVERSE_PIPE, Kind.REVERSE_DIRECT_PIPE}
+
+    @property
+    def gives_items(self) -> bool:
+        """Whether the answer is a stream of items."""
+        return self in {Kind.PIPE, Kind.DIRECT_PIPE}
 
 
 class ShutdownOn(enum.Enum):
@@ -74,6 +86,8 @@ class FunctionTypes(msgspec.Struct, frozen=True):
     parameters: Parameters
     result: Any
     """What it returns, or what a pipe yields."""
+    items: Any = None
+    """What the caller sends, when that is a stream."""
 
 
 def read_parameters(call: Callable[..., Any], skip: int) -> tuple[Parameters, Any]:

@@ -6,14 +6,19 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+from workerlib.core import frames
+from workerlib.core.calling import read
 from workerlib.core.frames import Frame
+from workerlib.core.payload import error_from_wire
 from workerlib.core.session import CloseKind, ServerSession
-from workerlib.errors import ProtocolError
-from workerlib.outflow import BATCH, ItemWriter, Outflow, Slot
+from workerlib.errors import ArgumentError, ConnectionLost, ProtocolError, StreamAborted, UsageError
+from workerlib.inflow import Incoming, Inflow
+from workerlib.outflow import BATCH, Outflow
 from workerlib.pump import Pump, as_async
 from workerlib.servant import Callee
 from workerlib.shell.transport import Wire
 from workerlib.spec import Kind, Pipe, RpcSettings
+from workerlib.writers import ItemWriter, Slot
 
 Arguments = tuple[Any, ...]
 Named = Mapping[str, Any]
@@ -33,7 +38,12 @@ def _threads(callee: Callee, server: HasThreads) -> ThreadPoolExecutor | None:
 
 
 async def pulled(callee: Callee, args: Arguments, kwargs: Named, server: HasThreads) -> AsyncGenerator[Any, None]:
-    """The items of a call whose client pulls them one by one. Raises what the function raises before the first."""
+    """The items of a call whose client pulls them one by one.
+
+    Raises what the function raises before the first, and UsageError for a kind that cannot be pulled.
+    """
+    if callee.kind.sends_items:
+        raise UsageError(f"{callee.where} takes a stream from its caller, which only workerlib's clients can send")
     if callee.kind is Kind.PIPE:
         return as_async(callee.method(*args, **kwargs), _threads(callee, server))
     slot = Slot()
@@ -43,27 +53,38 @@ async def pulled(callee: Callee, args: Arguments, kwargs: Named, server: HasThre
     return slot.items(writer)
 
 
+def check_takes_items(frame: Frame, callee: Callee) -> None:
+    """Raises UsageError when the ends disagree about whether the caller sends items."""
+    sends = bool(frame.flags & frames.ITEM_STREAM)
+    if sends is not (callee.items is not None):
+        takes = "takes no stream of items" if sends else "takes a stream of items"
+        raise UsageError(f"{callee.where} {takes} in this worker: there it is of the kind {callee.kind.value}")
+
+
 class StreamCalls:
-    """Runs the functions whose items go to a client that speaks the dialect, and keeps what sends them."""
+    """Runs the functions whose items come from or go to a client that speaks the dialect, and keeps their ends here."""
 
     def __init__(
         self,
         wire: Wire,
         session: ServerSession,
         server: HasThreads,
-        answer_error: Callable[[Frame, BaseException], object],
+        answer: Callable[[Frame, Callee, Any, BaseException | None], object],
     ) -> None:
         self._wire = wire
         self._session = session
         self._server = server
-        self._answer_error = answer_error
+        self._answer = answer
         self._pumps: dict[int, Pump] = {}
         self._writers: dict[int, ItemWriter] = {}
+        self._inflows: dict[int, tuple[Inflow[Any], Callee]] = {}
 
     async def run(self, frame: Frame, callee: Callee, args: Arguments, kwargs: Named) -> None:
         """Runs one call as the coroutine of an own task, and answers it."""
         function = callee.function
-        if function.kind is Kind.DIRECT_PIPE:
+        if function.kind.sends_items:
+            await self._run_reverse(frame, callee, args, kwargs)
+        elif function.kind is Kind.DIRECT_PIPE:
             await self._run_direct(frame, callee, args, kwargs)
         elif isinstance(function, Pipe) and not function.client_pushes_back:
             await self._run_unhindered(frame, callee, args, kwargs)
@@ -78,6 +99,8 @@ class StreamCalls:
 
     def give_up(self, seq: int, reason: str, *, answered: bool) -> None:
         """The client wants no more; `answered`: the call's task still runs, and answers that."""
+        if seq in self._inflows:
+            self._inflows.pop(seq)[0].end(StreamAborted(f"given up by the caller: {reason}"))
         writer = self._writers.get(seq)
         if writer is not None:
             writer.drop(f"given up by the caller: {reason}")
@@ -89,6 +112,36 @@ class StreamCalls:
         writers, self._writers = self._writers, {}
         for writer in writers.values():
             writer.drop(reason)
+        inflows, self._inflows = self._inflows, {}
+        for inflow, _ in inflows.values():
+            inflow.end(ConnectionLost(reason))
+
+    def take_items(self, frame: Frame) -> None:
+        """Items of a call have come. What nobody wants any more is thrown away."""
+        inflow, callee = self._inflows.get(frame.seq, (None, None))
+        if inflow is None or callee is None or inflow.ended:
+            return
+        try:
+            inflow.put(callee.items.decode(frame.payload, inflow.count))
+        except ArgumentError as error:
+            inflow.end(error)
+            self.refuse_items(frame.seq, str(error))
+
+    def take_end(self, frame: Frame) -> None:
+        """The client has sent its last item. Raises ProtocolError when its error cannot be read."""
+        inflow, callee = self._inflows.pop(frame.seq, (None, None))
+        if inflow is not None and callee is not None:
+            failed = frame.flags & frames.EXCEPTION
+            inflow.end(error_from_wire(read(frame), callee.items.errors) if failed else None)
+
+    def refuse_items(self, seq: int, reason: str) -> None:
+        """Tells the client, unless it knows, that no more items of a call are wanted."""
+        if self._session.closed is None:
+            self._wire.write(self._session.stop(seq, reason))
+
+    def takes_items(self, seq: int) -> bool:
+        """Whether somebody reads the items of that call."""
+        return seq in self._inflows
 
     # Each kind
 
@@ -104,7 +157,7 @@ class StreamCalls:
         return Outflow(self._wire, self._session, seq, where, functools.partial(self._writers.pop, seq, None))
 
     def _writer(self, seq: int, where: str) -> ItemWriter:
-        writer = ItemWriter(self._outflow(seq, where), where, self._server.settings.stream_buffer)
+        writer = ItemWriter(self._outflow(seq, where), where, self._server.settings.stream_buffer, self._wire)
         if self._writers.setdefault(seq, writer) is not writer:
             self._wire.close(CloseKind.PROTOCOL, f"two calls at a time with sequence number {seq}")
         return writer
@@ -114,7 +167,8 @@ class StreamCalls:
             return
         task = asyncio.current_task()
         assert task is not None, "runs as a task of its own"
-        pump = self._pumps[frame.seq] = Pump(self._wire, self._session, frame.seq, callee.where, task.cancel)
+        out = Outflow(self._wire, self._session, frame.seq, callee.where)
+        pump = self._pumps[frame.seq] = Pump(self._wire, self._session, frame.seq, out, task.cancel)
         try:
             await pump.run(as_async(callee.method(*args, **kwargs), _threads(callee, self._server), pump.room))
         except asyncio.CancelledError:
@@ -160,7 +214,7 @@ class StreamCalls:
             writer.drop(f"{type(error).__name__}: {error}")
             self._writers.pop(frame.seq, None)
             if self._session.closed is None:
-                self._answer_error(frame, error)
+                self._answer(frame, callee, None, error)
             if not isinstance(error, Exception):
                 raise
             return
@@ -168,3 +222,27 @@ class StreamCalls:
             self._outflow(frame.seq, callee.where).abort("aborted by the caller")
         elif self._open(frame.seq):
             writer.start()
+
+    def _grant(self, seq: int, count: int) -> None:
+        if self._session.closed is None:
+            self._wire.write(self._session.grant(seq, count))
+
+    async def _run_reverse(self, frame: Frame, callee: Callee, args: Arguments, kwargs: Named) -> None:
+        seq = frame.seq
+        inflow: Inflow[Any] = Inflow(
+            self._server.settings.stream_window,
+            functools.partial(self._grant, seq),
+            functools.partial(self.refuse_items, seq),
+        )
+        self._inflows[seq] = inflow, callee
+        try:
+            value = await callee.method(Incoming(inflow, callee.where), *args, **kwargs)
+        except BaseException as error:
+            if self._session.closed is None:
+                self._answer(frame, callee, None, error)
+            inflow.abort(f"{type(error).__name__}: {error}")
+            if not isinstance(error, Exception):
+                raise
+        else:
+            if self._session.closed is None:
+                self._answer(frame, callee, value, None)

@@ -7,12 +7,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from wire import SETTINGS, WAYS, Pair, byte_by_byte, closed_of, frame, whole
 
 from workerlib.core import frames
+from workerlib.core.client_session import ClientSession
 from workerlib.core.frames import Frame
 from workerlib.core.payload import encode
 from workerlib.core.session import (
     DIALECT,
     MAX_SEQ,
-    ClientSession,
     Closed,
     CloseKind,
     ServerSession,

@@ -3,8 +3,13 @@
 import pytest
 from wire import SETTINGS, Pair
 
+from workerlib.core.client_session import ClientSession
 from workerlib.core.payload import decode
-from workerlib.core.session import DIALECT, ClientSession, CloseKind, parse_dialect
+from workerlib.core.session import (
+    DIALECT,
+    CloseKind,
+    parse_dialect,
+)
 from workerlib.errors import ProtocolError
 from workerlib.shell.compression import inflate
 

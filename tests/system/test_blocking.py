@@ -382,3 +382,73 @@ def test_importing_it_does_not_import_asyncio() -> None:
     code = "import sys, workerlib.blocking; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"asyncio", "uvloop", "threading", "Pyro5", "structlog", "rich", "ssl", "zlib"} & set(loaded)
+
+
+# Items into the worker
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 50_000])
+def test_items_of_a_source_reach_the_worker(connection: blocking.Connection, count: int) -> None:
+    """Also more of them than the window has room for; other arguments follow the source."""
+    assert connection.run(Bench.total, range(count)) == sum(range(count))
+    assert connection.run(Bench.total, iter(range(count)), 5) == sum(range(count)) + 5
+    assert connection.call("total", list(range(count)), 5) == sum(range(count)) + 5
+    assert connection.run(Bench.add, 1) == 2
+
+
+def endless(log: list[str]) -> Iterator[int]:
+    number = 0
+    try:
+        while True:
+            yield number
+            number += 1
+    finally:
+        log.append("closed")
+
+
+def test_a_worker_that_wants_no_more_closes_the_source(connection: blocking.Connection) -> None:
+    """Whether it answers or raises; the connection goes on."""
+    log: list[str] = []
+    assert connection.run(Bench.first, endless(log), 3) == [0, 1, 2]
+    with pytest.raises(OwnError, match="9000 is too much"):
+        connection.run(Bench.refuse_from, endless(log), 9000)
+    with pytest.raises(ArgumentError, match="argument start"):
+        connection.run(Bench.total, endless(log), "x")  # type: ignore[call-overload]
+    assert log == ["closed"] * 3
+    assert connection.run(Bench.add, 1) == 2
+
+
+def test_an_error_of_the_source_is_the_callers(connection: blocking.Connection) -> None:
+    """So is an item that cannot travel or does not fit; the connection goes on."""
+
+    def dry() -> Iterator[int]:
+        yield 1
+        raise ZeroDivisionError("the source is dry")
+
+    with pytest.raises(ZeroDivisionError, match="the source is dry"):
+        connection.run(Bench.total, dry())
+    with pytest.raises(ArgumentError, match=r"an item for Bench.total cannot be encoded"):
+        connection.run(Bench.total, [object()])  # type: ignore[list-item]
+    with pytest.raises(ArgumentError, match=r"Bench.total: item 1: Expected `int`, got `str`"):
+        connection.run(Bench.total, [1, "x"])  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="must be the source of its items"):
+        connection.run(Bench.total, 5)  # type: ignore[call-overload]
+    assert connection.run(Bench.add, 1) == 2
+
+
+def test_a_worker_that_does_not_read_runs_into_the_timeout(uri: str) -> None:
+    """While there is no room for more items, and while the answer does not come; the source is closed."""
+    log: list[str] = []
+    with blocking.connect(uri, within_s=10, timeout_s=0.2) as connection:
+        with pytest.raises(TimeoutError, match="no room for its items within"):
+            connection.run(Bench.hold, endless(log))
+        with pytest.raises(TimeoutError, match="no answer"):
+            connection.run(Bench.hold, [1])
+        assert log == ["closed"]
+        assert connection.run(Bench.add, 1) == 2
+
+
+def test_the_source_may_make_calls_on_the_same_connection(connection: blocking.Connection) -> None:
+    """Nothing of the connection is held while the source runs."""
+    items = (connection.run(Bench.add, n) for n in range(100))
+    assert connection.run(Bench.total, items) == sum(range(1, 101))

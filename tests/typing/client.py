@@ -5,7 +5,7 @@ from typing import assert_type
 from job import Order, Price, Shop
 
 import workerlib
-from workerlib import Connection, Handle, Redirect, ShutdownOn, Stream
+from workerlib import Connection, DirectCall, Handle, Redirect, ShutdownOn, Stream
 
 
 async def calls(connection: Connection) -> None:
@@ -30,6 +30,12 @@ async def calls(connection: Connection) -> None:
     async for price in connection.run(Shop.sales, "tea"):
         assert_type(price, Price)
     assert_type(connection.run(Shop.sales_of_all), Stream[Price])
+    assert_type(await connection.run(Shop.deliver, [Order("tea")], "Paris"), int)
+    assert_type(await connection.run(Shop.deliver, connection.run(Shop.orders, 3)), int)
+    deliveries = connection.run(Shop.deliver_slowly)
+    assert_type(deliveries, DirectCall[Order, Price])
+    deliveries.write(Order("tea"))
+    assert_type(await deliveries, Price)
     print(await connection.run(Shop.stock, "tea"))  # what is expected of the result does not change the function's type
     stock: float | None = await connection.run(Shop.stock, "tea")
     print(stock)
@@ -43,6 +49,10 @@ async def wrong_calls(connection: Connection) -> None:
     await connection.run(Shop.stock)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     await connection.run(Shop.stock, "tea", resreved=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     await connection.run(Shop.forget, 5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await connection.run(Shop.deliver, [5])  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await connection.run(Shop.deliver, Order("tea"))  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await connection.run(Shop.deliver, [Order("tea")], 5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    connection.run(Shop.deliver_slowly).write(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     connection.run(Shop.sales, 5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     await connection.run(Shop.orders, 3)  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues]
     async for _ in connection.run(Shop.price, Order("tea")):  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]

@@ -8,7 +8,7 @@ from typing import Any, assert_type
 import msgspec
 
 import workerlib
-from workerlib import DirectPipe, DirectWriter, OneWay, Pipe, Rpc
+from workerlib import DirectPipe, DirectWriter, OneWay, Pipe, ReverseDirectPipe, Rpc
 
 
 @dataclass
@@ -93,6 +93,21 @@ class Shop(workerlib.Worker):
     async def sales_of_all(self, out: DirectWriter[Price]) -> None:
         out.close(OutOfStockError())
 
+    @workerlib.reverse_pipe
+    async def deliver(self, orders: AsyncIterator[Order], city: str = "") -> int:
+        async for order in orders:
+            assert_type(order, Order)
+        return len(city)
+
+    @workerlib.reverse_direct_pipe(errors=(OutOfStockError,))
+    async def deliver_slowly(self, orders: AsyncIterator[Order]) -> Price:
+        price: Price = await self.price(await anext(orders))
+        return price
+
+    @workerlib.reverse_pipe  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    async def deliver_nothing(self) -> int:
+        return 0
+
     @workerlib.direct_pipe  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     async def sales_without_writer(self) -> None: ...
 
@@ -102,6 +117,7 @@ assert_type(Shop.forget_everything, OneWay[[]])
 assert_type(Shop.items, Pipe[[], str])
 assert_type(Shop.quotes, Pipe[[], Price])
 assert_type(Shop.sales_of_all, DirectPipe[[], Price])
+assert_type(Shop.deliver_slowly, ReverseDirectPipe[Order, [], Price])
 
 
 def from_inside(shop: Shop) -> None:

@@ -173,12 +173,33 @@ class Results:
         return ResultError(f"{self._where} returned something else than it declares: {error}")
 
 
+class Items:
+    """Decodes the items that callers send to one function, checked against their declared type."""
+
+    def __init__(self, function: Function[..., Any]) -> None:
+        self._where = function.qualified_name
+        self.errors = function.errors
+        kind = function.types.items
+        self._decode = _decoder(list[kind], f"{self._where}, items")  # type: ignore[valid-type]  # made at run time
+
+    def decode(self, payload: bytes, before: int) -> list[Any]:
+        """The items in one frame, after `before` others. Raises ArgumentError that says which one does not fit."""
+        try:
+            return cast("list[Any]", self._decode(payload))
+        except REFUSED as error:
+            match = cast("re.Match[str]", _AT.match(str(error)))
+            index = _INDEX.match(match["path"] or "")
+            at = f"item {before + int(index[1])}{match['path'][index.end() :]}" if index else "its items"
+            raise ArgumentError(f"{self._where}: {at}: {match['text']}") from None
+
+
 class Outgoing:
     """Encodes the calls of one function on one object, decodes their results. Made once for each; raises UsageError."""
 
     def __init__(self, function: Function[..., Any], target: str) -> None:
         self.function = function
         self.kind = function.kind
+        self.sends_items = function.kind.sends_items
         self.name = function.qualified_name
         self._prefix = call_prefix(target, function.name)
         self.results = Results(function)

@@ -16,6 +16,11 @@ own deadline for that counts.
 * Every call that wants an answer gets exactly one last frame: RESULT, or END or ABORT when it had become a stream. The
   client keeps the sequence number until then, also of a call that it has aborted, so that no late answer can be taken
   for that of another call.
+* A call may itself be a stream of items, from the client to the server: INVOKE with the flag ITEM_STREAM. It has one
+  answer as any call, and besides each end says END once about the items: the client after the last one, the server when
+  it wants no more, at the latest when it has got the client's. They may come before or after the answer, in any order;
+  ABORT by the client is its END, too. The number is free again when all three have passed, so that no late CREDIT can
+  be taken for that of another stream.
 * Items may be sent only against credit. The first window is what the receiver announced in the handshake; CREDIT adds
   to it. More items than were granted, or a frame for an unknown stream, end the connection.
 
@@ -33,18 +38,17 @@ from workerlib.core import frames
 from workerlib.core.frames import Frame, FrameParser, Inflate
 from workerlib.core.heartbeat import Heartbeat, Verdict
 from workerlib.core.payload import MSGPACK, encode
-from workerlib.errors import ConnectionLost, ProtocolError, UsageError
+from workerlib.errors import ConnectionLost, ProtocolError
 from workerlib.spec import RpcSettings
 
 DIALECT = 1
 MAX_SEQ = 0xFFFF
 
 _INVOKE = frames.head(frames.INVOKE, MSGPACK)
-_INVOKE_ONE_WAY = frames.head(frames.INVOKE, MSGPACK, frames.ONE_WAY)
 _RESULT = frames.head(frames.RESULT, MSGPACK)
 _ITEM = frames.head(frames.ITEM, MSGPACK)
 _NO_KEYWORDS = 0x80  # MessagePack's empty map, the last byte of a call without keyword arguments
-_PING, _PONG = b"ping", b"pong"
+PING, PONG = b"ping", b"pong"
 
 
 class State(enum.Enum):
@@ -109,7 +113,7 @@ def parse_dialect(value: Any) -> Mapping[str, Any] | None:
     return value
 
 
-class _Session:
+class SessionEnd:
     """What both ends share: parsing, deadlines, heartbeat, pings, streams, the end."""
 
     def __init__(self, settings: RpcSettings, inflate: Inflate, now: float) -> None:
@@ -177,20 +181,23 @@ class _Session:
             self._granted[seq] = left - count
             return True
         if kind == frames.END:
-            if self._granted.pop(seq, None) is None:
-                raise ProtocolError(f"the end of stream {seq}, which is not open")
+            self._admit_end(seq)
             return True
         if kind == frames.ABORT:
             return self._admit_abort(frame)
         raise ProtocolError(f"message type {kind:#x} from the wrong side or at the wrong time")
 
+    def _admit_end(self, seq: int) -> None:
+        if self._granted.pop(seq, None) is None:
+            raise ProtocolError(f"the end of stream {seq}, which is not open")
+
     def _admit_abort(self, frame: Frame) -> bool:
         raise NotImplementedError
 
     def _admit_ping(self, frame: Frame) -> bool:
-        if frame.payload == _PONG:
+        if frame.payload == PONG:
             return True
-        self._output.append(frames.encode(frames.PING, frame.serializer, 0, frame.seq, _PONG))
+        self._output.append(frames.encode(frames.PING, frame.serializer, 0, frame.seq, PONG))
         return False
 
     @staticmethod
@@ -222,7 +229,7 @@ class _Session:
                 return [self.close(CloseKind.HEARTBEAT_LOST, f"for {now - self._heartbeat.heard_at:.0f} s")]
             if verdict is Verdict.ASK:
                 self._heard = False
-                self._output.append(frames.encode(frames.PING, MSGPACK, 0, 0, _PING))
+                self._output.append(frames.encode(frames.PING, MSGPACK, 0, 0, PING))
         self._set_deadline()
         return []
 
@@ -331,13 +338,19 @@ class _Session:
         return self._granted.get(seq, 0)
 
 
-class ServerSession(_Session):
-    """The end that serves. Events: CONNECT, INVOKE, CREDIT, ABORT, PING (a pong), and Closed."""
+class ServerSession(SessionEnd):
+    """The end that serves. Events: CONNECT, INVOKE, ITEM, END, CREDIT, ABORT, PING (a pong), and Closed."""
 
     _connecting = False
 
+    def __init__(self, settings: RpcSettings, inflate: Inflate, now: float) -> None:
+        super().__init__(settings, inflate, now)
+        self._wanted: set[int] = set()  # streams received here whose sender was not told that it may stop
+
     def _admit(self, frame: Frame) -> bool:
         if frame.type == frames.INVOKE and self.state is State.OPEN:
+            if frame.flags & frames.ITEM_STREAM and self.dialect:
+                self._expect_items(frame.seq)
             return True
         if self.state is State.HANDSHAKE:
             if frame.type != frames.CONNECT or self._connecting:
@@ -346,8 +359,20 @@ class ServerSession(_Session):
             return True
         return self._admit_common(frame)
 
+    def _expect_items(self, seq: int) -> None:
+        if seq in self._granted:
+            raise ProtocolError(f"a second call with sequence number {seq} while the items of the first have not ended")
+        self._granted[seq] = self.settings.stream_window
+        self._wanted.add(seq)
+
+    def _admit_end(self, seq: int) -> None:
+        super()._admit_end(seq)
+        self._output.append(self.stop(seq, "its end was seen"))
+
     def _admit_abort(self, frame: Frame) -> bool:
         self._credit.pop(frame.seq, None)
+        if frame.seq in self._granted:
+            self._admit_end(frame.seq)
         return True
 
     def sole_call(self, data: bytes, prefix: bytes) -> int:
@@ -405,106 +430,9 @@ class ServerSession(_Session):
         self._credit[seq] = self._first_credit
         return frames.encode(frames.RESULT, MSGPACK, frames.ITEM_STREAM, seq, b"\xc0")
 
-
-class ClientSession(_Session):
-    """The end that calls. Events: CONNECT_OK, CONNECT_FAIL, RESULT, ITEM, END, ABORT, PING (a pong), and Closed."""
-
-    _greeted = False
-
-    def __init__(self, settings: RpcSettings, inflate: Inflate, now: float, *, always_reading: bool = True) -> None:
-        """`always_reading`: whether this end answers at any time; if not, it announces that it cannot be judged."""
-        super().__init__(settings, inflate, now)
-        self._always_reading = always_reading
-        self._pending: set[int] = set()
-        self._seq = 0
-
-    def sole_result(self, data: bytes) -> int:
-        """A shortcut past `receive` for the common case: the sequence number, if `data` is exactly one plain result
-        in MessagePack, of a call that waits for it. Else -1, and nothing has happened.
-        """
-        size = len(data)
-        if self.state is not State.OPEN or self._parser.buffered or not frames.HEADER_SIZE <= size <= self._longest:
-            return -1
-        head, seq, length, tail = frames.unpack_plain(data)
-        if (
-            head != _RESULT
-            or tail != frames.PLAIN_TAIL
-            or size != frames.HEADER_SIZE + length
-            or seq not in self._pending
-            or seq in self._granted
-        ):
-            return -1
-        self._pending.discard(seq)
-        self._heard = True
-        return cast("int", seq)
-
-    def connect(self, target: str, value: Any) -> bytes:
-        """The opening CONNECT; `value` is the connection-state argument, or nothing for none."""
-        announced = {"workerlib": DIALECT, "window": self.settings.stream_window, "value": value}
-        if not self._always_reading:
-            announced["heartbeat"] = False
-        payload = encode({"handshake": announced, "object": target})
-        return frames.encode(frames.CONNECT, MSGPACK, 0, 0, payload)
-
-    def opened(self, dialect: Mapping[str, Any], now: float) -> None:
-        """The shell has read CONNECT_OK and found the dialect in it."""
-        self._open(dialect, now)
-
-    def _admit(self, frame: Frame) -> bool:
-        if frame.type == frames.RESULT and self.state is State.OPEN:
-            if frame.seq not in self._pending:
-                raise ProtocolError(f"a result for sequence number {frame.seq}, which was not asked for")
-            if self._granted and frame.seq in self._granted:
-                raise ProtocolError(f"a second answer to the call with sequence number {frame.seq}")
-            if frame.flags & frames.ITEM_STREAM and not frame.flags & frames.EXCEPTION:
-                self._granted[frame.seq] = self.settings.stream_window
-            else:
-                self._pending.discard(frame.seq)
-            return True
-        if self.state is State.HANDSHAKE:
-            if self._greeted and frame.type == frames.PING:
-                return self._admit_ping(frame)  # the server may beat as soon as it has accepted
-            if self._greeted or frame.type not in {frames.CONNECT_OK, frames.CONNECT_FAIL}:
-                raise ProtocolError(f"message type {frame.type:#x} before the handshake was over")
-            self._greeted = True
-            return True
-        if frame.type == frames.END:
-            self._pending.discard(frame.seq)
-        return self._admit_common(frame)
-
-    def _admit_abort(self, frame: Frame) -> bool:
-        if frame.seq not in self._pending:
-            raise ProtocolError(f"the abort of call {frame.seq}, which is not under way")
-        self._pending.discard(frame.seq)
-        self._granted.pop(frame.seq, None)
-        return True
-
-    def call(self, payload: bytes) -> tuple[int, bytes]:
-        """A call that wants an answer: its sequence number and its bytes.
-
-        Raises UsageError when 65,535 calls are under way.
-        """
-        seq = self._seq % MAX_SEQ + 1
-        if seq in self._pending:
-            seq = self._next_seq()
-        self._seq = seq
-        self._pending.add(seq)
-        return seq, frames.encode_plain(_INVOKE, seq, payload)
-
-    def call_one_way(self, payload: bytes) -> bytes:
-        return frames.encode_plain(_INVOKE_ONE_WAY, self._next_seq(), payload)
-
-    def ping(self) -> tuple[int, bytes]:
-        """Asks for a pong: an event PING with the same sequence number."""
-        seq = self._next_seq()
-        return seq, frames.encode(frames.PING, MSGPACK, 0, seq, _PING)
-
-    def _next_seq(self) -> int:
-        pending = self._pending
-        seq = self._seq
-        for _ in range(MAX_SEQ):
-            seq = seq % MAX_SEQ + 1  # 0 is the heartbeat's
-            if seq not in pending:
-                self._seq = seq
-                return seq
-        raise UsageError(f"{MAX_SEQ} calls are under way on this connection")
+    def stop(self, seq: int, reason: str) -> bytes:
+        """Tells the client that no more items of its call are wanted. Nothing when it knows; some may be under way."""
+        if seq not in self._wanted:
+            return b""
+        self._wanted.discard(seq)
+        return frames.encode(frames.END, MSGPACK, 0, seq, encode(reason))

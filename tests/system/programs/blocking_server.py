@@ -5,7 +5,17 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
-from workerlib import RpcSettings, Session, Worker, current_session, one_way, pipe, rpc
+from workerlib import (
+    RpcSettings,
+    Session,
+    Worker,
+    current_session,
+    one_way,
+    pipe,
+    reverse_direct_pipe,
+    reverse_pipe,
+    rpc,
+)
 from workerlib.core.uri import TcpLocation
 
 
@@ -92,6 +102,27 @@ class Bench(Worker):
     @pipe
     def blocking_numbers(self, below: int) -> Iterator[int]:
         yield from range(below)
+
+    @reverse_pipe
+    async def total(self, updates: AsyncIterator[int], start: int = 0) -> int:
+        async for n in updates:
+            start += n
+        return start
+
+    @reverse_direct_pipe
+    async def first(self, updates: AsyncIterator[int], count: int) -> list[int]:
+        return [await anext(updates) for _ in range(count)]
+
+    @reverse_pipe(errors=(OwnError,))
+    async def refuse_from(self, updates: AsyncIterator[int], limit: int) -> int:
+        async for n in updates:
+            if n >= limit:
+                raise OwnError(f"{n} is too much")
+        return limit
+
+    @reverse_pipe
+    async def hold(self, updates: AsyncIterator[int]) -> None:
+        await asyncio.Event().wait()
 
     @pipe
     async def broken(self, after: int) -> AsyncIterator[int]:

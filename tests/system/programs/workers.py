@@ -18,6 +18,7 @@ from workerlib import (
     direct_pipe,
     one_way,
     pipe,
+    reverse_pipe,
     rpc,
 )
 
@@ -60,6 +61,12 @@ class Sum(Worker):
     async def squares(self, below: int) -> AsyncIterator[int]:
         for n in range(below):
             yield n * n
+
+    @reverse_pipe
+    async def add_all(self, updates: AsyncIterator[int]) -> int:
+        async for n in updates:
+            self.total += n
+        return self.total
 
     @rpc
     async def facts(self) -> dict[str, str]:
