@@ -1,0 +1,240 @@
+"""Under a real systemd: readiness, status, watchdog, restarts and crashes that keep workers, stops that leave nothing."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from machine_process import INSTALLED, Machine
+
+JOB = """
+import asyncio, os, time
+from workerlib import Worker, rpc
+
+class Counter(Worker):
+    async def init(self) -> None:
+        self.count = 0
+
+    @rpc
+    async def add(self, n: int) -> int:
+        self.count += n
+        return self.count
+
+    @rpc
+    async def pid(self) -> int:
+        return os.getpid()
+"""
+
+UNITS = """
+[unit.counter]
+type = "worker"
+worker = "counter:Counter"
+working_directory = "/srv/jobs"
+instances = 2
+
+[unit.program]
+type = "simple"
+exec = ["/bin/sh", "-c", "sleep 100000 & sleep 100000"]
+requires = ["counter"]
+"""
+
+SERVICE = "parsupd.service"
+
+
+class Service:
+    """parsupd as an installed service."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def ctl(self, *argv: str, check: bool = True) -> Any:
+        out = self.machine.run(f"{INSTALLED}/bin/parsupctl", *argv, check=check).stdout
+        return json.loads(out) if "--json" in argv else out
+
+    def show(self, name: str) -> str:
+        return self.machine.show(SERVICE, name)[name]
+
+    def systemctl(self, *argv: str, check: bool = True) -> None:
+        self.machine.run("systemctl", *argv, check=check)
+
+    def configure(self, units: str) -> None:
+        self.machine.write("/etc/parsupd/units.d/test.toml", units)
+
+    def lives(self) -> dict[str, tuple[int, int]]:
+        """Pid and generation of each instance."""
+        return {one["name"]: (one["pid"], one["generation"]) for one in self.ctl("list", "--json")}
+
+    def wait_active(self, status: str = "") -> None:
+        def there() -> bool:
+            shown = self.machine.show(SERVICE, "ActiveState", "StatusText")
+            return shown["ActiveState"] == "active" and status in shown["StatusText"]
+
+        self.machine.wait_until(there, within_s=30, what=f"active, {status!r}: {self.show('StatusText')}")
+
+
+@pytest.fixture
+def service(machine: Machine) -> Iterator[Service]:
+    """An installed service with these units, running; stopped and removed afterwards."""
+    machine.run(f"{INSTALLED}/bin/parsupd", "install")
+    machine.write("/srv/jobs/counter.py", JOB)
+    running = Service(machine)
+    running.configure(UNITS)
+    running.systemctl("start", SERVICE)
+    try:
+        yield running
+    finally:
+        running.systemctl("stop", "parsupd.socket", SERVICE, check=False)
+        machine.run(f"{INSTALLED}/bin/parsupd", "uninstall")
+        machine.run("rm", "-rf", "/etc/parsupd", "/srv/jobs", "/etc/systemd/system/parsupd.service.d")
+        running.systemctl("daemon-reload")
+        running.systemctl("reset-failed")
+
+
+ALL_READY = "3 units: 3 ready"
+
+
+def test_start_is_over_when_the_units_are_up(service: Service) -> None:
+    """READY comes when the default target has been started; STATUS says how many units are in which state."""
+    assert service.machine.show(SERVICE, "ActiveState", "StatusText") == {
+        "ActiveState": "active",
+        "StatusText": ALL_READY,
+    }
+    service.ctl("stop", "program")
+    service.wait_active("3 units: 2 ready, 1 down")
+
+
+def test_a_unit_that_takes_its_time_extends_the_start(service: Service) -> None:
+    """A start that lasts longer than TimeoutStartSec goes on as long as units are starting."""
+    service.systemctl("stop", SERVICE)
+    service.machine.write("/etc/systemd/system/parsupd.service.d/short.conf", "[Service]\nTimeoutStartSec=3\n")
+    service.systemctl("daemon-reload")
+    service.configure(f'{UNITS}\n[unit.slow]\ntype = "oneshot"\nexec = ["sleep", "6"]\n')
+    began = time.monotonic()
+    service.systemctl("start", SERVICE)
+    assert time.monotonic() - began > 5
+    service.wait_active("4 units: 3 ready, 1 done")
+
+
+def test_a_configuration_that_cannot_be_used_is_told(service: Service) -> None:
+    """ERRNO and STATUS say why a start failed, and systemd does not try again."""
+    service.systemctl("stop", SERVICE)
+    service.configure('[unit.a]\ntype = "simple"\nexec = ["sleep"]\nrestrat = "no"\n')
+    service.systemctl("start", SERVICE, check=False)
+    shown = service.machine.show(SERVICE, "ActiveState", "StatusText", "StatusErrno")
+    assert shown["ActiveState"] == "failed"
+    assert shown["StatusErrno"] == "22"
+    assert "restart" in shown["StatusText"]
+    assert "test.toml" in shown["StatusText"]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [("restart",), ("kill", "--kill-who=main", "-s", "KILL"), ("kill", "--kill-who=main", "-s", "ABRT")],
+    ids=["restart", "kill -9", "abort"],
+)
+def test_units_outlive_a_restart_and_a_crash(how: tuple[str, ...], service: Service) -> None:
+    """The daemon is another one afterwards; workers and programs are the same, and their state with them."""
+    assert service.ctl("call", "counter@1", "add", "5").strip() == "5"
+    before, daemon = service.lives(), service.show("MainPID")
+    service.systemctl(*how, SERVICE)
+    service.machine.wait_until(lambda: service.show("MainPID") not in {"0", daemon}, what="another daemon")
+    service.wait_active(ALL_READY)
+    assert service.lives() == before
+    assert service.ctl("call", "counter@1", "add", "5").strip() == "10"
+    assert {"counter@1", "counter@2"} <= set(service.ctl("names", "--json"))
+
+
+def test_no_call_is_refused_while_the_daemon_is_replaced(service: Service) -> None:
+    """Callers of workers and of the daemon notice a restart and a crash by a short wait at most."""
+    script = """
+import json, sys, time
+from workerlib import blocking
+uris = json.loads(sys.argv[1])
+worst, calls, until = 0.0, 0, time.monotonic() + 6
+while time.monotonic() < until:
+    for uri in ("PYRO:parsup.Supervisor@./u:/run/parsupd/parsupd.sock", *uris.values()):
+        began = time.monotonic()
+        with blocking.connect(uri, within_s=5) as connection:
+            connection.ping()
+        worst, calls = max(worst, time.monotonic() - began), calls + 1
+print(json.dumps([worst, calls]))
+"""
+    uris = {one["name"]: one["uri"] for one in service.ctl("list", "--json") if one["uri"]}
+    machine = service.machine
+    argv = [f"{INSTALLED}/bin/python", "-c", script, json.dumps(uris)]
+    out = machine.run(
+        "sh",
+        "-c",
+        '"$@" & pid=$!; sleep 1; systemctl restart parsupd; sleep 1; systemctl kill --kill-who=main -s KILL parsupd; wait $pid',
+        "sh",
+        *argv,
+    ).stdout
+    worst, calls = json.loads(out)
+    assert calls > 100
+    assert worst < 5
+
+
+def test_a_stuck_loop_is_killed_and_comes_back_with_its_workers(service: Service) -> None:
+    """A daemon that gives no sign of life is replaced after WatchdogSec; units do not notice."""
+    service.machine.write("/etc/systemd/system/parsupd.service.d/watchdog.conf", "[Service]\nWatchdogSec=2\n")
+    service.systemctl("daemon-reload")
+    service.systemctl("restart", SERVICE)
+    service.wait_active(ALL_READY)
+    before, daemon = service.lives(), service.show("MainPID")
+    service.machine.run("kill", "-STOP", daemon)
+    service.machine.wait_until(lambda: service.show("MainPID") not in {"0", daemon}, within_s=30, what="another daemon")
+    service.wait_active(ALL_READY)
+    assert service.lives() == before
+    assert service.show("NRestarts") == "1"
+
+
+def test_stop_leaves_nothing(service: Service) -> None:
+    """`systemctl stop` stops the units, those that require others first, and leaves no process in the control group."""
+    pids = [pid for pid, _ in service.lives().values()]
+    assert len(service.machine.cgroup_processes("system.slice/parsupd.service")) >= 1 + len(pids)
+    service.systemctl("stop", SERVICE)
+    assert service.machine.cgroup_processes("system.slice/parsupd.service") == []
+    assert service.show("Result") == "success"
+
+
+def test_a_stop_that_takes_too_long_leaves_nothing_either(service: Service) -> None:
+    """When TimeoutStopSec kills the daemon in the middle of a stop, what is left of its units is ended all the same."""
+    service.machine.write("/etc/systemd/system/parsupd.service.d/short.conf", "[Service]\nTimeoutStopSec=2\n")
+    service.systemctl("daemon-reload")
+    stubborn = "trap : TERM; while :; do sleep 1; done"
+    service.configure(
+        f'{UNITS}\n[unit.stubborn]\ntype = "simple"\nexec = ["/bin/sh", "-c", "{stubborn}"]\ntimeout_stop_sec = 60\n'
+    )
+    service.systemctl("restart", SERVICE)
+    service.ctl("start", "stubborn")
+    service.systemctl("stop", SERVICE, check=False)
+    assert service.machine.cgroup_processes("system.slice/parsupd.service") == []
+
+
+@pytest.mark.parametrize("moment", ["start", "stop"])
+def test_a_kill_in_the_middle(moment: str, service: Service) -> None:
+    """kill -9 and a restart during a start, and during a stop: the targets are met afterwards, nothing runs twice."""
+    if moment == "start":
+        service.systemctl("stop", SERVICE)
+    service.systemctl("--no-block", moment, SERVICE)
+    service.systemctl("kill", "--kill-who=main", "-s", "KILL", SERVICE, check=False)
+    service.systemctl("--no-block", "restart", SERVICE)
+    service.wait_active(ALL_READY)
+    lives = service.lives()
+    assert len({pid for pid, _ in lives.values()}) == 3
+    commands = [line for line in service.machine.processes().values() if "counter:Counter" in line]
+    assert len(commands) == 2
+
+
+def test_an_out_of_memory_kill_of_the_daemon(service: Service) -> None:
+    """The kernel's kill of the daemon is a crash like another: it comes back, and the units have not gone."""
+    before, daemon = service.lives(), service.show("MainPID")
+    service.machine.run("sh", "-c", f"echo 1000 >/proc/{daemon}/oom_score_adj")
+    assert service.show("OOMPolicy") == "continue"
+    service.machine.run(
+        "kill", "-KILL", daemon
+    )  # what the kernel sends; a whole machine without memory is not made here
+    service.machine.wait_until(lambda: service.show("MainPID") not in {"0", daemon}, what="another daemon")
+    service.wait_active(ALL_READY)
+    assert service.lives() == before
