@@ -27,6 +27,10 @@ CLOSE_S = 1.0
 """How long a closing server waits for its calls to be cancelled, and then for its sockets to close."""
 
 
+DRAIN_STEP_S = 0.005
+"""How often a draining server looks whether its calls have ended; they have no common event, and it is over soon."""
+
+
 def same_user(peer: Peer) -> str | None:
     """Why a peer may not connect, or None: on a Unix socket only the user that this process runs as, and root, may."""
     if peer.uid is None or peer.uid in {os.geteuid(), 0}:
@@ -93,6 +97,17 @@ class Server(Host):
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
+
+    async def drain(self, within_s: float) -> None:
+        """Stops listening, and gives what has been accepted so long to end: handshakes, and calls under way.
+
+        Connections that are idle then stay, for `close` to end them.
+        """
+        self.stop_listening()
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + within_s
+        while any(connection.is_busy for connection in self.connections) and loop.time() < give_up_at:  # noqa: ASYNC110
+            await asyncio.sleep(DRAIN_STEP_S)
 
     async def close(self) -> None:
         """Stops listening, sends what is written, ends all connections and their calls. Idempotent.

@@ -22,7 +22,7 @@ from workerlib.core.payload import (
     encode_stock_result,
     error_to_wire,
 )
-from workerlib.core.session import DIALECT, CloseKind, Event, ServerSession, parse_dialect
+from workerlib.core.session import DIALECT, CloseKind, Event, ServerSession, State, parse_dialect
 from workerlib.errors import ArgumentError, ProtocolError, ResultError, UnknownFunction, WorkerlibError
 from workerlib.outflow import format_error
 from workerlib.pump import StockStreams, StreamEnd
@@ -135,6 +135,11 @@ class ServerConnection:
             self.server.stock_streams.close_owned_by(self.user_session)
         if self.user_session is not None and not self.user_session.closed.done():
             self.user_session.closed.set_result(reason)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether its handshake or a call is under way."""
+        return bool(self.calls) or self.session.state is State.HANDSHAKE
 
     def close(self, kind: CloseKind) -> list["asyncio.Future[None]"]:
         """Ends the connection; returns the tasks of its calls, which have been cancelled."""

@@ -36,6 +36,9 @@ MASTER = "parsup.Master"
 HAND_OVER = signal.SIGUSR2
 """End, but let what runs go on, for the next parsupd to adopt: what systemd sends for a restart."""
 
+DRAIN_S = 0.5
+"""How long calls that are under way may still take when this daemon is replaced; who calls later waits for the next."""
+
 CONTROL_FD, STATE_FD = "control", "state"
 """Names of what the service manager keeps over our end: the control socket, and the state."""
 
@@ -81,9 +84,9 @@ class Daemon:
             adoption.take_over(executor)
             ours = await self._listen(server, socket)
             self.log.info("started", version=__version__, pid=os.getpid(), socket=socket.path)
-            self._follow_signals(lambda name: self._on_signal(name, executor))
+            self._follow_signals(lambda name: self._on_signal(name, executor, server))
             for name in early:
-                self._on_signal(name, executor)
+                self._on_signal(name, executor, server)
             await adoption.finish(executor)
             status = await executor.done
             if not executor.handed_over:
@@ -101,12 +104,17 @@ class Daemon:
         self.log.info("handed_over" if executor.handed_over else "stopped", status=status)
         return status
 
-    def _on_signal(self, name: str, executor: Executor) -> None:
+    def _on_signal(self, name: str, executor: Executor, server: Server) -> None:
+        if self._handing_over is not None:
+            return
         if name == HAND_OVER.name:
             self.log.info("handing_over", reason=f"{name} received")
-            self._handing_over = asyncio.get_running_loop().create_task(executor.hand_over())
+            self._handing_over = asyncio.get_running_loop().create_task(self._hand_over(executor, server))
         else:
             executor.feed(told.ShutdownRequested(f"{name} received"))
+
+    async def _hand_over(self, executor: Executor, server: Server) -> None:
+        await executor.hand_over(server.drain(DRAIN_S))
 
     def _follow_signals(self, on_signal: Callable[[str], None]) -> None:
         """Gives the names of the signals that ask for an end to `on_signal`; replaces an earlier one."""

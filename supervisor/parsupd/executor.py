@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,8 +117,11 @@ class Executor:
         if begin and not self.fleet.shutting_down:
             self.feed(told.StartDefault())
 
-    async def hand_over(self) -> None:
-        """Ends this executor's work but no unit: what runs goes on, for a parsupd that adopts it. `done` gives 0."""
+    async def hand_over(self, last_answers: Awaitable[None]) -> None:
+        """Ends this executor's work but no unit: what runs goes on, for a parsupd that adopts it. `done` gives 0.
+
+        Nothing more is decided, while the last answers are given to those who have asked.
+        """
         self._feeding = True  # and for ever: what is seen from now on is for the next one to see
         self.handed_over = True
         self.close()
@@ -126,6 +129,7 @@ class Executor:
         for task in spawns:
             task.cancel()
         await asyncio.gather(*spawns, return_exceptions=True)
+        await last_answers
         if not self.done.done():
             self.done.set_result(0)
 

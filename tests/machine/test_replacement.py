@@ -142,37 +142,36 @@ def test_units_outlive_a_restart_and_a_crash(how: tuple[str, ...], service: Serv
     service.wait_active(ALL_READY)
     assert service.lives() == before
     assert service.ctl("call", "counter@1", "add", "5").strip() == "10"
-    assert {"counter@1", "counter@2"} <= set(service.ctl("names", "--json"))
+    assert {"counter@1", "counter@2"} <= {one["name"] for one in service.ctl("names", "--json")}
 
 
 def test_no_call_is_refused_while_the_daemon_is_replaced(service: Service) -> None:
-    """Callers of workers and of the daemon notice a restart and a crash by a short wait at most."""
+    """Connections are never refused, and wait a little at most. A restart answers every call; a crash loses those in it."""
     script = """
 import json, sys, time
-from workerlib import blocking
+from workerlib import ConnectionLost, blocking
 uris = json.loads(sys.argv[1])
-worst, calls, until = 0.0, 0, time.monotonic() + 6
+worst, calls, lost, until = 0.0, 0, 0, time.monotonic() + 3
 while time.monotonic() < until:
     for uri in ("PYRO:parsup.Supervisor@./u:/run/parsupd/parsupd.sock", *uris.values()):
         began = time.monotonic()
-        with blocking.connect(uri, within_s=5) as connection:
-            connection.ping()
+        try:
+            with blocking.connect(uri, within_s=5) as connection:
+                connection.ping()
+        except ConnectionLost:
+            lost += 1
         worst, calls = max(worst, time.monotonic() - began), calls + 1
-print(json.dumps([worst, calls]))
+print(json.dumps([worst, calls, lost]))
 """
     uris = {one["name"]: one["uri"] for one in service.ctl("list", "--json") if one["uri"]}
     machine = service.machine
     argv = [f"{INSTALLED}/bin/python", "-c", script, json.dumps(uris)]
-    out = machine.run(
-        "sh",
-        "-c",
-        '"$@" & pid=$!; sleep 1; systemctl restart parsupd; sleep 1; systemctl kill --kill-who=main -s KILL parsupd; wait $pid',
-        "sh",
-        *argv,
-    ).stdout
-    worst, calls = json.loads(out)
-    assert calls > 100
-    assert worst < 5
+    for replace, may_lose in (("restart", 0), ("kill --kill-who=main -s KILL", 1)):
+        script = f'"$@" & pid=$!; sleep 1; systemctl {replace} parsupd; wait $pid'
+        worst, calls, lost = json.loads(machine.run("sh", "-c", script, "sh", *argv).stdout)
+        assert calls > 100
+        assert worst < 5
+        assert lost <= may_lose
 
 
 def test_a_stuck_loop_is_killed_and_comes_back_with_its_workers(service: Service) -> None:
