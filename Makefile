@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: run test lint format bench clean setup setup-dev
+DEB_PYTHON ?= /usr/bin/python3
+
+.PHONY: run test lint format bench deb clean setup setup-dev
 
 run: setup
 	$(BIN)/parsupd --config etc/parsupd.toml
@@ -27,6 +29,9 @@ bench: $(VENV)/.bench
 setup: $(VENV)/.base
 setup-dev: $(VENV)/.dev
 
+deb: setup-dev
+	$(BIN)/python deploy/debian.py dist $(DEB_PYTHON)
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "parsupd needs Python 3.11 or later; name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "no virtual environment could be made; on Debian: apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
@@ -44,4 +49,4 @@ $(VENV)/.bench: $(BIN)/python pyproject.toml
 	@touch $@ $(VENV)/.base $(VENV)/.dev
 
 clean:
-	rm -rf $(VENV) .parsupd dist
+	rm -rf $(VENV) .parsupd dist deploy/generated
