@@ -1,13 +1,13 @@
 """Builds a Debian package: parsupd with what it depends on, in a virtual environment of its own below /usr/lib/parsupd.
 
-Bundled, because Debian has several of them in no version that would do; and in a virtual environment, because workers are
-started by the interpreter that runs parsupd, and must find workerlib there. The files beside it come from `parsupd
-install`, as on every other system.
+Bundled, because Debian has several of them in no version that would do; and in a virtual environment, because workers
+are started by the interpreter that runs parsupd, and must find workerlib there. The files beside it come from
+`parsupd install`, as on every other system.
 
     python deploy/debian.py FOLDER [INTERPRETER]
 
-writes FOLDER/parsupd_VERSION_ARCHITECTURE.deb for machines whose INTERPRETER (/usr/bin/python3) is of the same version as
-the one here. Needs pip, dpkg-deb, and the package index that pip is set up for.
+writes FOLDER/parsupd_VERSION_ARCHITECTURE.deb for machines whose INTERPRETER (/usr/bin/python3) has the version of the
+one here. Needs pip, dpkg-deb, and the package index that pip is set up for.
 """
 
 import gzip
