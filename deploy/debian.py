@@ -152,7 +152,7 @@ def build(folder: Path, interpreter: str) -> Path:
             (control / name).chmod(0o755)
         folder.mkdir(parents=True, exist_ok=True)
         package = folder / f"parsupd_{version}_{architecture}.deb"
-        run("dpkg-deb", "--root-owner-group", "--build", str(tree), str(package))
+        run("dpkg-deb", "--root-owner-group", "-Zzstd", "--build", str(tree), str(package))
         return package
 
 

@@ -33,10 +33,11 @@ for device in null zero full random urandom tty; do
     mount --bind "/dev/$device" "dev/$device"
 done
 
-# A machine on which nothing was enabled, whatever the real one runs.
+# A machine on which nothing was enabled, whatever the real one runs, where packages may start services, and where dpkg does
+# not index all manuals each time.
 : >etc/machine-id
 : >etc/fstab
-rm -rf var/log/journal
+rm -rf var/log/journal usr/sbin/policy-rc.d var/lib/man-db/auto-update
 find etc/systemd/system -path '*.wants/*' -delete
 mkdir -p etc/systemd/journald.conf.d
 printf '[Journal]\nStorage=volatile\nRuntimeMaxUse=6G\nRuntimeMaxFileSize=512M\nForwardToWall=no\n' >etc/systemd/journald.conf.d/machine.conf

@@ -1,5 +1,6 @@
 """The Debian package that `make deb` builds, installed and purged in a real systemd without a network."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ def package(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with Path(built.stdout.strip()).open("rb") as content:
         subprocess.run([*machine.enter(), "sh", "-c", f"cat >{PACKAGE}"], stdin=content, check=True)
     yield machine
+    machine.run("dpkg", "--purge", "parsupd", check=False)
     machine.run("rm", PACKAGE)
 
 
@@ -40,10 +42,7 @@ def test_installed_upgraded_and_purged(package: Machine) -> None:
     assert machine.run("systemctl", "is-active", "parsupd").stdout == "active\n"
     assert machine.run("systemctl", "is-enabled", "parsupd").stdout == "enabled\n"
     usual = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-    assert (
-        machine.run("sh", "-c", "command -v parsupd parsupctl", env=usual).stdout
-        == "/usr/bin/parsupd\n/usr/bin/parsupctl\n"
-    )
+    assert machine.run("which", "parsupd", "parsupctl", env=usual).stdout == "/usr/bin/parsupd\n/usr/bin/parsupctl\n"
     machine.write(
         "/srv/jobs/job.py",
         "import workerlib\nclass Job(workerlib.Worker):\n    @workerlib.rpc\n    async def twice(self, n: int) -> int:\n        return 2 * n\n",
@@ -58,10 +57,14 @@ def test_installed_upgraded_and_purged(package: Machine) -> None:
         == "/usr/share/man/man5/parsupd.toml.5.gz\n"
     )
 
-    before = machine.run("parsupctl", "list", "--json", env=usual).stdout
+    def worker() -> tuple[int, int]:
+        (job,) = json.loads(machine.run("parsupctl", "list", "--json", env=usual).stdout)
+        return job["pid"], job["generation"]
+
+    before = worker()
     machine.run("dpkg", "--install", PACKAGE, timeout=100)
     machine.run("parsupctl", "wait", "job", "--timeout", "20", env=usual)
-    assert machine.run("parsupctl", "list", "--json", env=usual).stdout == before
+    assert worker() == before
 
     machine.run("rm", "/etc/parsupd/units.d/job.toml")
     machine.run("dpkg", "--remove", "parsupd")

@@ -127,7 +127,7 @@ def test_systemd_finds_nothing_to_complain_about(installed: Machine) -> None:
     verified = installed.run("systemd-analyze", "verify", *units, check=False)
     assert (verified.returncode, verified.stderr) == (0, "")
     example = "/usr/local/share/doc/parsupd/examples/units-need-more.conf"
-    installed.run("install", "-D", example, "/etc/systemd/system/parsupd.service.d/more.conf")
+    installed.run("install", "-Dm644", example, "/etc/systemd/system/parsupd.service.d/more.conf")
     verified = installed.run("systemd-analyze", "verify", *units, check=False)
     assert (verified.returncode, verified.stderr) == (0, "")
 
@@ -154,7 +154,7 @@ ORDINARY = [
     "os.chown('/srv/parsupd-test', 65534, 65534)",
     "os.nice(-5)",
     "os.kill(os.getpid(), 0)",
-    "resource.setrlimit(resource.RLIMIT_NOFILE, (60000, 60000))",
+    "resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)",
     "multiprocessing.Lock()",
     "os.sched_setaffinity(0, os.sched_getaffinity(0))",
     "open('/etc/hostname').read(), open('/proc/cpuinfo').read(), os.listdir('/sys/class')",
@@ -219,7 +219,7 @@ def test_the_system_is_out_of_the_units_reach(installed: Machine) -> None:
 def test_the_example_gives_units_more(installed: Machine) -> None:
     """The drop-in that the manual names gives units what the service refuses."""
     example = "/usr/local/share/doc/parsupd/examples/units-need-more.conf"
-    installed.run("install", "-D", example, "/etc/systemd/system/parsupd.service.d/more.conf")
+    installed.run("install", "-Dm644", example, "/etc/systemd/system/parsupd.service.d/more.conf")
     installed.run("systemctl", "daemon-reload")
     assert outcomes(installed, ALLOWED_BY_THE_EXAMPLE) == []
 
