@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from workerlib.version import __version__
 
 if TYPE_CHECKING:
-    from workerlib.connection import Connection, Stream
+    from workerlib.connection import Connection
     from workerlib.core.daemonizing import DaemonizeError
     from workerlib.errors import (
         ArgumentError,
@@ -35,19 +35,23 @@ if TYPE_CHECKING:
         DirectWriter,
         ReverseDirectPipe,
         ReversePipe,
+        StatePipe,
         direct_pipe,
         reverse_direct_pipe,
         reverse_pipe,
+        state,
     )
     from workerlib.redirects import Redirect
     from workerlib.runtime import Master
     from workerlib.servant import Session, current_session
     from workerlib.shell.journal import get_logger
     from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings, ShutdownOn, one_way, pipe, rpc
+    from workerlib.streams import Stream
     from workerlib.worker import Handle, Served, Worker, connect
 
 _HOMES = {
-    "workerlib.connection": ("Connection", "Stream"),
+    "workerlib.connection": ("Connection",),
+    "workerlib.streams": ("Stream",),
     "workerlib.core.daemonizing": ("DaemonizeError",),
     "workerlib.errors": (
         "ArgumentError", "ConnectionLost", "HandshakeError", "ProtocolError", "RemoteError", "ResultError",
@@ -55,8 +59,8 @@ _HOMES = {
         "WorkerlibError",
     ),
     "workerlib.kinds": (
-        "DirectCall", "DirectPipe", "DirectWriter", "ReverseDirectPipe", "ReversePipe", "direct_pipe",
-        "reverse_direct_pipe", "reverse_pipe",
+        "StatePipe", "state", "DirectCall", "DirectPipe", "DirectWriter", "ReverseDirectPipe", "ReversePipe",
+        "direct_pipe", "reverse_direct_pipe", "reverse_pipe",
     ),
     "workerlib.redirects": ("Redirect",),
     "workerlib.runtime": ("Master",),
@@ -73,9 +77,9 @@ __all__ = [
     "ArgumentError", "Connection", "ConnectionLost", "DaemonizeError", "DirectCall", "DirectPipe", "DirectWriter",
     "Function", "Handle", "HandshakeError", "Kind", "Master", "OneWay", "Pipe", "ProtocolError", "Redirect",
     "RemoteError", "ResultError", "ReverseDirectPipe", "ReversePipe", "Rpc", "RpcSettings", "Served", "Session",
-    "ShutdownOn", "SpawnError", "Stage", "Stream", "StreamAborted", "StreamOverflow", "UnknownFunction",
-    "UsageError", "Worker", "WorkerlibError", "__version__", "connect", "current_session", "direct_pipe",
-    "get_logger", "one_way", "pipe", "reverse_direct_pipe", "reverse_pipe", "rpc",
+    "ShutdownOn", "SpawnError", "Stage", "StatePipe", "Stream", "StreamAborted", "StreamOverflow",
+    "UnknownFunction", "UsageError", "Worker", "WorkerlibError", "__version__", "connect", "current_session",
+    "direct_pipe", "get_logger", "one_way", "pipe", "reverse_direct_pipe", "reverse_pipe", "rpc", "state",
 ]  # fmt: skip
 
 

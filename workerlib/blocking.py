@@ -28,6 +28,7 @@ from workerlib.core.calling import (
     read_greeting,
     read_items,
     read_result,
+    read_snapshot,
     starts_stream,
 )
 from workerlib.core.client_session import ClientSession
@@ -40,7 +41,7 @@ from workerlib.core.session import (
 )
 from workerlib.core.uri import TcpLocation, Uri, parse_uri
 from workerlib.errors import ArgumentError, HandshakeError, ProtocolError, ResultError, UsageError
-from workerlib.kinds import DirectPipe, ReverseDirectPipe, ReversePipe
+from workerlib.kinds import DirectPipe, ReverseDirectPipe, ReversePipe, StatePipe
 from workerlib.outflow import Updates
 from workerlib.shell.blocking_socket import BlockingSocket, now, open_socket
 from workerlib.shell.compression import inflate
@@ -49,6 +50,7 @@ from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 T = TypeVar("T")
 
 _NOTHING: Any = object()
@@ -210,6 +212,8 @@ class Connection:
     @overload
     def run(self, function: Pipe[P, R] | DirectPipe[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Stream[R]: ...
     @overload
+    def run(self, function: StatePipe[P, S, R], /, *args: P.args, **kwargs: P.kwargs) -> tuple[S, Stream[R]]: ...
+    @overload
     def run(
         self,
         function: ReversePipe[T, P, R] | ReverseDirectPipe[T, P, R],
@@ -224,8 +228,9 @@ class Connection:
     def run(self, function: Rpc[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     def run(self, function: Function[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Runs one typed function. An rpc returns its result, a one_way when it is written, a pipe or direct_pipe a
-        `Stream` at once. A reverse_pipe or reverse_direct_pipe takes the source of its items before the arguments, and
-        returns its result when that has come and the source is at its end or the worker wants no more of it.
+        `Stream` at once, a state function the snapshot and a `Stream` of its changes. A reverse_pipe or
+        reverse_direct_pipe takes the source of its items before the arguments, and returns its result when that has
+        come and the source is at its end or the worker wants no more of it.
 
         Raises what the function raised (builtin and declared errors as themselves, others as RemoteError),
         ArgumentError when the worker refuses an argument or one cannot be encoded, ConnectionLost, and TimeoutError
@@ -275,9 +280,11 @@ class Connection:
         seq, data = self._session.call(payload)
         call = self._calls[seq] = _Call(seq, name, outgoing)
         self._out.append(memoryview(data))
-        if kind is not Kind.RPC:
+        if kind not in {Kind.RPC, Kind.STATE}:
             self._flush()
             return Stream(self, call)
+        if kind is Kind.STATE:
+            return self._open_state(call)
         frame = self.next_frame(call)
         try:
             return read_result(frame, outgoing, name)
@@ -287,6 +294,17 @@ class Connection:
         finally:
             if starts_stream(frame):
                 self.give_up(call, "the caller expected one result")
+
+    def _open_state(self, call: _Call) -> tuple[Any, Stream[Any]]:
+        frame = self.next_frame(call)
+        try:
+            return read_snapshot(frame, call.outgoing, call.name), Stream(self, call)
+        except ProtocolError as error:
+            self.fail(error)
+            raise
+        except ResultError:
+            self.give_up(call, "the snapshot is not of the declared type")
+            raise
 
     def _send_items(
         self,

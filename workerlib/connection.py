@@ -4,8 +4,8 @@ import asyncio
 import functools
 import ssl
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any, Generic, ParamSpec, Self, TypeVar, cast, overload
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 
 from workerlib.core import frames
 from workerlib.core.calling import (
@@ -16,7 +16,6 @@ from workerlib.core.calling import (
     plain_call,
     read,
     read_greeting,
-    read_items,
     read_result,
     starts_stream,
     tells_failure,
@@ -43,15 +42,16 @@ from workerlib.errors import (
     UsageError,
 )
 from workerlib.feeding import CallWriter, Feed, SourceFeed, as_source
-from workerlib.inflow import Inflow
-from workerlib.kinds import DirectCall, DirectPipe, ReverseDirectPipe, ReversePipe
+from workerlib.kinds import DirectCall, DirectPipe, ReverseDirectPipe, ReversePipe, StatePipe
 from workerlib.outflow import Updates
 from workerlib.shell.compression import inflate
 from workerlib.shell.transport import Wire, open_connection
 from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings
+from workerlib.streams import StateStream, Stream
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -65,62 +65,6 @@ class only. So a call gets a callback for its cancellation when it is still unde
 Reply = tuple["asyncio.Future[Any]", Outgoing | None, str]
 """A call under way: who waits for it, how its result is decoded, and the function's name."""
 NO_REPLY: Any = (None, None, "")
-
-
-UNWANTED = "the caller does not want more"
-
-
-class Stream(Generic[R]):
-    """The items that a pipe function yields, in order. Iterate it once; leaving the loop early aborts the function.
-
-    Items are taken with the caller's pace: when half of the window is used up, the worker is granted as many more.
-    """
-
-    def __init__(self, connection: "Connection", seq: int, function: str, outgoing: Outgoing | None) -> None:
-        self._connection = connection
-        self._seq = seq
-        self._function = function
-        self._outgoing = outgoing
-        self._inflow: Inflow[R] = Inflow(
-            connection.settings.stream_window,
-            functools.partial(connection.grant, seq),
-            functools.partial(connection.send_abort, seq),
-        )
-        self._iterating = False
-
-    def take(self, frame: Frame) -> None:
-        """A frame of this stream has come. Raises ProtocolError when it cannot be read."""
-        inflow = self._inflow
-        if inflow.ended:
-            return  # items that were under way when it was given up
-        if tells_failure(frame):
-            inflow.end(failure(frame, self._outgoing, self._function))
-            return
-        try:
-            items = read_items(frame, self._outgoing, self._function)
-        except (ResultError, UsageError) as error:
-            if not is_last(frame):
-                self._connection.send_abort(self._seq, "an item is not of the declared type")
-            inflow.end(error)
-        else:
-            if items is None:
-                inflow.end(None)
-            else:
-                inflow.put(items)
-
-    def fail(self, error: Exception) -> None:
-        """No more items will come; `error` is raised after those that are there."""
-        self._inflow.end(error)
-
-    def abort(self, reason: str = UNWANTED) -> None:
-        """Gives the stream up: the function in the worker is told. Items that have come can still be taken."""
-        self._inflow.abort(reason)
-
-    def __aiter__(self) -> AsyncIterator[R]:
-        if self._iterating:
-            raise UsageError(f"the stream of {self._function} is being read already")
-        self._iterating = True
-        return self._inflow.items(UNWANTED)
 
 
 class Connection:
@@ -196,6 +140,10 @@ class Connection:
     def run(self, function: Pipe[P, R] | DirectPipe[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Stream[R]: ...
     @overload
     def run(
+        self, function: StatePipe[P, S, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Awaitable[tuple[S, Stream[R]]]: ...
+    @overload
+    def run(
         self,
         function: ReversePipe[T, P, R],
         source: AsyncIterable[T] | Iterable[T],
@@ -212,13 +160,14 @@ class Connection:
     def run(self, function: Function[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Dispatches one typed function. Does not block; the call is written before this returns.
 
-        An rpc gives an awaitable result, a pipe or direct_pipe a `Stream`, a one_way an awaitable that waits only for
-        room to write. A reverse_pipe takes the source of its items before the arguments, and gives an awaitable result;
-        a source that is an async generator is closed when the worker wants no more of it, and what the source raises
-        goes to the function and to whoever awaits the result. A reverse_direct_pipe gives a `DirectCall`.
-        Raises ArgumentError when an argument cannot be encoded. The result raises what the function raised (builtin and
-        declared errors as themselves, others as RemoteError), ArgumentError when the worker refuses an argument, and
-        ConnectionLost. Cancelling the awaiting task cancels the function in the worker.
+        An rpc gives an awaitable result, a pipe or direct_pipe a `Stream`, a state function an awaitable snapshot with
+        a `Stream` of its changes, a one_way an awaitable that waits only for room to write. A reverse_pipe takes the
+        source of its items before the arguments, and gives an awaitable result; a source that is an async generator is
+        closed when the worker wants no more of it, and what the source raises goes to the function and to whoever
+        awaits the result. A reverse_direct_pipe gives a `DirectCall`. Raises ArgumentError when an argument cannot be
+        encoded. The result raises what the function raised (builtin and declared errors as themselves, others as
+        RemoteError), ArgumentError when the worker refuses an argument, and ConnectionLost. Cancelling the awaiting
+        task cancels the function in the worker.
         """
         outgoing = self._outgoing.get(function)
         if outgoing is None:
@@ -290,10 +239,11 @@ class Connection:
             wire.write(session.call_one_way(payload))
             return wire.writable()
         seq, data = session.call(payload)
-        stream: Stream[Any] = Stream(self, seq, name, outgoing)
-        self._streams[seq] = stream
+        made = StateStream if kind is Kind.STATE else Stream
+        grant, give_up = functools.partial(self.grant, seq), functools.partial(self.send_abort, seq)
+        stream = self._streams[seq] = made(name, outgoing, self.settings.stream_window, grant, give_up)
         wire.write(data)
-        return stream
+        return stream.opened if isinstance(stream, StateStream) else stream
 
     def _watch_young(self) -> None:
         """Notices calls that were cancelled, and sees to it that the others will be noticed at once."""

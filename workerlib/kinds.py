@@ -6,7 +6,7 @@ The plain kinds are in `workerlib.spec`. Nothing here does anything, as there.
 import abc
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, get_args, overload
 
 import msgspec
 
@@ -18,6 +18,8 @@ R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
 
 
 class DirectWriter(abc.ABC, Generic[T_contra]):
@@ -201,3 +203,49 @@ def reverse_direct_pipe(
     if call is None:
         return lambda method: ReverseDirectPipe(method, name=name, errors=errors)
     return ReverseDirectPipe(call)
+
+
+class StatePipe(Function[P, R_co], Generic[P, S_co, R_co]):
+    """A snapshot, then the changes to it. Dispatch with `snapshot, changes = await connection.run(Sum.watch)`."""
+
+    kind = Kind.STATE
+
+    def __init__(
+        self, call: Callable[..., Any], *, name: str | None = None, errors: tuple[type[Exception], ...] = ()
+    ) -> None:
+        super().__init__(call, name=name, errors=errors)
+        _require_async(call, self.kind)
+
+    def _read_types(self, parameters: Parameters, result: Any) -> FunctionTypes:
+        pair = get_args(result)
+        if len(pair) != 2:
+            raise UsageError(f"{self.call.__qualname__}: it must return tuple[Snapshot, AsyncIterator[Change]]")
+        return FunctionTypes(parameters, pair[0], first_argument(pair[1]))
+
+
+class StateDecorator(Protocol):
+    """What `state(errors=...)` returns."""
+
+    def __call__(
+        self, call: Callable[Concatenate[Any, P], Coroutine[Any, Any, tuple[S, AsyncIterator[T]]]], /
+    ) -> StatePipe[P, S, T]: ...
+
+
+@overload
+def state(
+    call: Callable[Concatenate[Any, P], Coroutine[Any, Any, tuple[S, AsyncIterator[T]]]], /
+) -> StatePipe[P, S, T]: ...
+@overload
+def state(*, name: str | None = None, errors: tuple[type[Exception], ...] = ()) -> StateDecorator: ...
+def state(call: Any = None, /, *, name: str | None = None, errors: tuple[type[Exception], ...] = ()) -> Any:
+    """Makes an `async def` method give a snapshot of something, and a stream of what changes in it afterwards.
+
+    It returns both: `return snapshot, changes`. The iteration of `changes` begins in the very step in which the
+    function returns, before anything else runs in the worker's loop. So a generator that subscribes in its first lines
+    misses nothing and repeats nothing, as long as the function does not await between taking the snapshot and
+    returning. The caller's pace reaches the changes as with `pipe`; whoever must not be slowed down keeps a queue of
+    his own there.
+    """
+    if call is None:
+        return lambda method: StatePipe(method, name=name, errors=errors)
+    return StatePipe(call)

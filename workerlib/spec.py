@@ -40,16 +40,12 @@ class Kind(enum.Enum):
     DIRECT_PIPE = "direct_pipe"
     REVERSE_PIPE = "reverse_pipe"
     REVERSE_DIRECT_PIPE = "reverse_direct_pipe"
+    STATE = "state"
 
     @property
     def sends_items(self) -> bool:
         """Whether the caller sends a stream of items."""
         return self in {Kind.REVERSE_PIPE, Kind.REVERSE_DIRECT_PIPE}
-
-    @property
-    def gives_items(self) -> bool:
-        """Whether the answer is a stream of items."""
-        return self in {Kind.PIPE, Kind.DIRECT_PIPE}
 
 
 class ShutdownOn(enum.Enum):
@@ -85,9 +81,9 @@ class FunctionTypes(msgspec.Struct, frozen=True):
 
     parameters: Parameters
     result: Any
-    """What it returns, or what a pipe yields."""
+    """What it returns, or what a pipe yields; of a state function the snapshot."""
     items: Any = None
-    """What the caller sends, when that is a stream."""
+    """What the caller sends, when that is a stream; of a state function what it yields after the snapshot."""
 
 
 def read_parameters(call: Callable[..., Any], skip: int) -> tuple[Parameters, Any]:

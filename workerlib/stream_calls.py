@@ -2,19 +2,19 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from workerlib.core import frames
 from workerlib.core.calling import read
 from workerlib.core.frames import Frame
-from workerlib.core.payload import error_from_wire
+from workerlib.core.payload import NIL, encode_result, error_from_wire
 from workerlib.core.session import CloseKind, ServerSession
-from workerlib.errors import ArgumentError, ConnectionLost, ProtocolError, StreamAborted, UsageError
+from workerlib.errors import ArgumentError, ConnectionLost, ProtocolError, ResultError, StreamAborted, UsageError
 from workerlib.inflow import Incoming, Inflow
 from workerlib.outflow import BATCH, Outflow
-from workerlib.pump import Pump, as_async
+from workerlib.pump import Pump, Room, as_async
 from workerlib.servant import Callee
 from workerlib.shell.transport import Wire
 from workerlib.spec import Kind, Pipe, RpcSettings
@@ -44,6 +44,8 @@ async def pulled(callee: Callee, args: Arguments, kwargs: Named, server: HasThre
     """
     if callee.kind.sends_items:
         raise UsageError(f"{callee.where} takes a stream from its caller, which only workerlib's clients can send")
+    if callee.kind is Kind.STATE:
+        raise UsageError(f"{callee.where} gives a snapshot and its changes, which only workerlib's clients can take")
     if callee.kind is Kind.PIPE:
         return as_async(callee.method(*args, **kwargs), _threads(callee, server))
     slot = Slot()
@@ -59,6 +61,12 @@ def check_takes_items(frame: Frame, callee: Callee) -> None:
     if sends is not (callee.items is not None):
         takes = "takes no stream of items" if sends else "takes a stream of items"
         raise UsageError(f"{callee.where} {takes} in this worker: there it is of the kind {callee.kind.value}")
+
+
+def _pair(where: str, given: Any) -> tuple[Any, AsyncIterator[Any]]:
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], AsyncIterator):
+        return given
+    raise TypeError(f"{where} must return a snapshot and an async iterator of changes, not {type(given).__qualname__}")
 
 
 class StreamCalls:
@@ -84,6 +92,8 @@ class StreamCalls:
         function = callee.function
         if function.kind.sends_items:
             await self._run_reverse(frame, callee, args, kwargs)
+        elif function.kind is Kind.STATE:
+            await self._run_state(frame, callee, args, kwargs)
         elif function.kind is Kind.DIRECT_PIPE:
             await self._run_direct(frame, callee, args, kwargs)
         elif isinstance(function, Pipe) and not function.client_pushes_back:
@@ -145,9 +155,9 @@ class StreamCalls:
 
     # Each kind
 
-    def _open(self, seq: int) -> bool:
+    def _open(self, seq: int, payload: bytes = NIL) -> bool:
         try:
-            self._wire.write(self._session.open_stream(seq))
+            self._wire.write(self._session.open_stream(seq, payload))
         except ProtocolError as error:
             self._wire.close(CloseKind.PROTOCOL, str(error))
             return False
@@ -163,24 +173,44 @@ class StreamCalls:
         return writer
 
     async def _run_pipe(self, frame: Frame, callee: Callee, args: Arguments, kwargs: Named) -> None:
-        if not self._open(frame.seq):
-            return
+        if self._open(frame.seq):
+            threads = _threads(callee, self._server)
+            await self._push(frame.seq, callee, lambda room: as_async(callee.method(*args, **kwargs), threads, room))
+
+    async def _push(self, seq: int, callee: Callee, begin: Callable[[Room], AsyncGenerator[Any, None]]) -> None:
+        """Sends items with the client's pace, up to the end, which it tells."""
         task = asyncio.current_task()
         assert task is not None, "runs as a task of its own"
-        out = Outflow(self._wire, self._session, frame.seq, callee.where)
-        pump = self._pumps[frame.seq] = Pump(self._wire, self._session, frame.seq, out, task.cancel)
+        out = Outflow(self._wire, self._session, seq, callee.where)
+        pump = self._pumps[seq] = Pump(self._wire, self._session, seq, out, task.cancel)
         try:
-            await pump.run(as_async(callee.method(*args, **kwargs), _threads(callee, self._server), pump.room))
+            await pump.run(begin(pump.room))
         except asyncio.CancelledError:
             if pump.failure is not None:
-                pump.out.end(pump.failure)
+                out.end(pump.failure)
                 return
-            pump.out.abort("aborted by the caller")
+            out.abort("aborted by the caller")
             raise
         except Exception as error:  # noqa: BLE001 - user code
-            pump.out.end(error)
+            out.end(error)
         finally:
-            del self._pumps[frame.seq]
+            del self._pumps[seq]
+
+    async def _run_state(self, frame: Frame, callee: Callee, args: Arguments, kwargs: Named) -> None:
+        try:
+            snapshot, changes = _pair(callee.where, await callee.method(*args, **kwargs))
+            payload = encode_result(callee.where, snapshot)
+            if len(payload) > (most := self._server.settings.max_message_size):
+                raise ResultError(f"the snapshot of {callee.where} has {len(payload)} bytes; a message may have {most}")
+        except BaseException as error:
+            if self._session.closed is None:
+                self._answer(frame, callee, None, error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        # No suspension since the function returned, nor before the changes are asked for their first one.
+        if self._open(frame.seq, payload):
+            await self._push(frame.seq, callee, lambda _: as_async(changes, None))
 
     async def _run_unhindered(self, frame: Frame, callee: Callee, args: Arguments, kwargs: Named) -> None:
         if not self._open(frame.seq):

@@ -45,6 +45,7 @@ LAYERS = {
     "workerlib.inflow": 5,
     "workerlib.writers": 5,
     "workerlib.feeding": 5,
+    "workerlib.streams": 5,
     "workerlib.pump": 5,
     "workerlib.stream_calls": 5,
     "workerlib.servant": 5,

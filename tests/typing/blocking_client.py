@@ -17,6 +17,7 @@ def calls(uri: str) -> None:
         assert_type(connection.run(Shop.sales, "tea"), blocking.Stream[Price])
         assert_type(connection.run(Shop.deliver, [Order("tea")], city="Paris"), int)
         assert_type(connection.run(Shop.deliver_slowly, (Order(item) for item in ("tea", "salt"))), Price)
+        assert_type(connection.run(Shop.shelf, "tea"), tuple[int, blocking.Stream[Order]])
         stream = connection.run(Shop.orders, 3)
         assert_type(stream, blocking.Stream[Order])
         items: Iterator[Order] = stream

@@ -36,6 +36,11 @@ async def calls(connection: Connection) -> None:
     assert_type(deliveries, DirectCall[Order, Price])
     deliveries.write(Order("tea"))
     assert_type(await deliveries, Price)
+    assert_type(await connection.run(Shop.shelf, "tea"), tuple[int, Stream[Order]])
+    shelves, changes = await connection.run(Shop.shelves)
+    assert_type(shelves, dict[str, int])
+    async for order in changes:
+        assert_type(order, Order)
     print(await connection.run(Shop.stock, "tea"))  # what is expected of the result does not change the function's type
     stock: float | None = await connection.run(Shop.stock, "tea")
     print(stock)

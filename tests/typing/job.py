@@ -26,6 +26,10 @@ class OutOfStockError(Exception):
     """An error of the job's own, which arrives at the caller as itself."""
 
 
+async def aiter_orders() -> AsyncIterator[Order]:
+    yield Order("tea")
+
+
 class Shop(workerlib.Worker):
     async def init(self, currency: str = "EUR") -> None:
         self.currency = currency
@@ -106,6 +110,18 @@ class Shop(workerlib.Worker):
 
     @workerlib.reverse_pipe  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     async def deliver_nothing(self) -> int:
+        return 0
+
+    @workerlib.state
+    async def shelf(self, item: str) -> tuple[int, AsyncIterator[Order]]:
+        return len(item), aiter_orders()
+
+    @workerlib.state(name="all_shelves")
+    async def shelves(self) -> tuple[dict[str, int], AsyncIterator[Order]]:
+        return {}, aiter_orders()
+
+    @workerlib.state  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    async def no_shelf(self) -> int:
         return 0
 
     @workerlib.direct_pipe  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -97,12 +97,30 @@ def read_result(frame: Frame, outgoing: Outgoing | None, name: str) -> Any:
         raise failure(frame, outgoing, name)
     if frame.flags & frames.ITEM_STREAM:
         raise UsageError(f"{name} is a pipe in this worker: its result is a stream, not one value")
+    return read_value(frame, outgoing)
+
+
+def read_value(frame: Frame, outgoing: Outgoing | None) -> Any:
+    """One value of the function's declared type. Raises ResultError when it is of another, ProtocolError."""
     if outgoing is None:
         return read(frame)
     try:
         return outgoing.results.one(frame.payload)
     except Exception as error:  # noqa: BLE001 - the types' own checks are user code
         raise outgoing.results.error(error) from None
+
+
+def read_snapshot(frame: Frame, outgoing: Outgoing | None, name: str) -> Any:
+    """What precedes the changes of a state function, or raises what the function raised.
+
+    Raises ResultError when it is not of the declared type, UsageError when the function turned out to be of another
+    kind; the caller gives the stream up then, if it is one.
+    """
+    if tells_failure(frame):
+        raise failure(frame, outgoing, name)
+    if not starts_stream(frame):
+        raise UsageError(f"{name} is no state function in this worker: it answered with one value")
+    return read_value(frame, outgoing)
 
 
 def read_items(frame: Frame, outgoing: Outgoing | None, name: str) -> list[Any] | None:

@@ -14,7 +14,7 @@ import msgspec
 
 from workerlib import errors as own_errors
 from workerlib.errors import ArgumentError, ProtocolError, RemoteError, ResultError, UsageError
-from workerlib.spec import Function, Parameters, nearest
+from workerlib.spec import Function, Kind, Parameters, nearest
 
 MSGPACK = 4
 """Pyro5's id of the serializer that workerlib speaks natively."""
@@ -165,9 +165,10 @@ class Results:
 
     def __init__(self, function: Function[..., Any]) -> None:
         self._where = function.qualified_name
-        kind = function.types.result
-        self.one = _decoder(kind, f"{self._where}, result")
-        self.many = _decoder(list[kind], f"{self._where}, result")  # type: ignore[valid-type]  # made at run time
+        types = function.types
+        item = types.items if function.kind is Kind.STATE else types.result
+        self.one = _decoder(types.result, f"{self._where}, result")
+        self.many = _decoder(list[item], f"{self._where}, result")  # type: ignore[valid-type]  # made at run time
 
     def error(self, error: Exception) -> ResultError:
         return ResultError(f"{self._where} returned something else than it declares: {error}")

@@ -37,7 +37,7 @@ import msgspec
 from workerlib.core import frames
 from workerlib.core.frames import Frame, FrameParser, Inflate
 from workerlib.core.heartbeat import Heartbeat, Verdict
-from workerlib.core.payload import MSGPACK, encode
+from workerlib.core.payload import MSGPACK, NIL, encode
 from workerlib.errors import ConnectionLost, ProtocolError
 from workerlib.spec import RpcSettings
 
@@ -423,12 +423,15 @@ class ServerSession(SessionEnd):
         """Any answer, in the serializer of the call."""
         return frames.encode(frames.RESULT, call.serializer, flags, call.seq, payload, annotations)
 
-    def open_stream(self, seq: int) -> bytes:
-        """Answers a call of a dialect peer with a stream; raises ProtocolError when that number has one already."""
+    def open_stream(self, seq: int, payload: bytes = NIL) -> bytes:
+        """Answers a call of a dialect peer with a stream; `payload` is the snapshot that precedes it, if any.
+
+        Raises ProtocolError when that number has a stream already.
+        """
         if seq in self._credit:
             raise ProtocolError(f"a second call with sequence number {seq} while the first is a stream")
         self._credit[seq] = self._first_credit
-        return frames.encode(frames.RESULT, MSGPACK, frames.ITEM_STREAM, seq, b"\xc0")
+        return frames.encode(frames.RESULT, MSGPACK, frames.ITEM_STREAM, seq, payload)
 
     def stop(self, seq: int, reason: str) -> bytes:
         """Tells the client that no more items of its call are wanted. Nothing when it knows; some may be under way."""

@@ -131,11 +131,14 @@ def _print_result(connection: "Connection", name: str, function: str, args: list
 
     kind = kind_of(function, connection.functions, name)
     result = connection.call(function, *args, **kwargs)
-    if kind is Kind.RPC:
-        output.as_json(result)
-    elif kind is not Kind.ONE_WAY:
+    if kind is Kind.STATE:
+        snapshot, result = result
+        output.as_json_line(snapshot)
+    if kind in {Kind.PIPE, Kind.DIRECT_PIPE, Kind.STATE}:
         for item in result:
             output.as_json_line(item)
+    elif kind is not Kind.ONE_WAY:
+        output.as_json(result)
 
 
 def _as_failure(error: Exception, where: str, traceback: bool) -> Failure:
