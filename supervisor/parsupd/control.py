@@ -14,7 +14,7 @@ from typing import Any
 from parsupd.core import events as told
 from parsupd.core.fleet import Fleet, NoSuchUnitError, ShuttingDownError
 from parsupd.core.status import InstanceStatus, Why
-from parsupd.core.units import ActiveState, Incarnation, SubState, Target
+from parsupd.core.units import ActiveState, Incarnation, InstanceName, SubState, Target
 from parsupd.executor import Executor
 from workerlib import __version__, rpc
 
@@ -58,6 +58,15 @@ class Supervisor:
             return [self._why(why) for why in self._fleet.why(name)]
         except NoSuchUnitError as error:
             raise LookupError(str(error)) from None
+
+    @rpc
+    async def outputs(self, names: list[str] | None = None) -> list[Info]:
+        """Where the output of each instance is kept: name, journal (whether there), files. Raises LookupError."""
+        found = []
+        for status in self._statuses(names):
+            journal, files = self._executor.outputs(InstanceName.parse(status.name))
+            found.append({"name": status.name, "journal": journal, "files": files})
+        return found
 
     @rpc
     async def start(self, names: list[str], wait: bool = True, timeout_s: float | None = None) -> list[Info]:

@@ -267,6 +267,12 @@ class Executor:
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         return str(folder / f"{instance}.log")
 
+    def outputs(self, instance: InstanceName) -> tuple[bool, list[str]]:
+        """Whether what an instance writes, or the daemon about it, is in the journal; and the files with the rest."""
+        spec = self.fleet.spec(instance)
+        kept = [output for output in (spec.stdout, spec.stderr) if output.kind in {OutputKind.FILE, OutputKind.APPEND}]
+        return self._streams is not None, list(dict.fromkeys(self._output_path(output, instance) for output in kept))
+
     def _journal_fd(self, instance: InstanceName, which: int) -> int:
         """A stream of the journal, else the daemon's stderr: where its own records go."""
         fd = self._streams.fd(instance, which) if self._streams is not None else None

@@ -26,6 +26,8 @@ from workerlib import UsageError
 
 FAILED, USAGE = 1, 2
 
+UPDATE_CATALOG = ["journalctl", "--update-catalog"]
+
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
@@ -110,6 +112,7 @@ def _install(root: Path, target: Target, wanted: tuple[File, ...], dry_run: bool
     if not target.user:
         told.insert(0, ["systemd-sysusers", paths["sysusers.d/parsupd.conf"]])
         told.insert(1, ["systemd-tmpfiles", "--create", paths["tmpfiles.d/parsupd.conf"]])
+        told.append(UPDATE_CATALOG)
     _tell(told, dry_run)
     click.echo(f"next: {shlex.join([*manager, 'enable', '--now', 'parsupd'])}")
 
@@ -129,7 +132,7 @@ def _uninstall(root: Path, target: Target, wanted: tuple[File, ...], dry_run: bo
     for directory in deployment.remove_empty(root, own_directories(wanted)):
         click.echo(f"{'keep':9}  {deployment.below(root, directory)}: it is not empty")
     if here:
-        _tell([[*manager, "daemon-reload"]], dry_run)
+        _tell([[*manager, "daemon-reload"], *([] if target.user else [UPDATE_CATALOG])], dry_run)
 
 
 def _each(root: Path, steps: tuple[Step, ...], dry_run: bool) -> None:

@@ -9,6 +9,8 @@ import re
 import struct
 from collections.abc import Iterable
 
+from workerlib.core.messages import MESSAGE_IDS
+
 MAX_NAME = 64
 MAX_FIELDS = 1000
 """journald drops an entry that has more than 1024, some of which it adds itself."""
@@ -28,17 +30,6 @@ _NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}", re.ASCII)
 _NOT_IN_NAMES = re.compile(r"[^A-Z0-9_]", re.ASCII)
 
 Field = tuple[str, str | bytes]
-
-_MESSAGE_IDS = {
-    "records_lost": "3b39123cd7c34c71a0a182067e2ff7cf",
-    "worker_ends": "8b0c6f02bfa64b398d556e0df422ceb8",
-    "uncaught": "7eea29614c2a4744a6139e93f2dc35ca",
-}
-
-
-def message_id(event: str) -> str | None:
-    """The MESSAGE_ID of an event of workerlib that the catalog describes."""
-    return _MESSAGE_IDS.get(event)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -88,7 +79,7 @@ def lost(count: int) -> bytes:
         [
             ("MESSAGE", text),
             ("PRIORITY", "4"),
-            ("MESSAGE_ID", _MESSAGE_IDS["records_lost"]),
+            ("MESSAGE_ID", MESSAGE_IDS["records_lost"]),
             ("PARSUP_EVENT", "records_lost"),
             ("PARSUP_COUNT", str(count)),
         ]

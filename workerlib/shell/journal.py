@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from workerlib.core import journal_entry
 from workerlib.core.journal_entry import Field
+from workerlib.core.messages import MESSAGE_IDS
 from workerlib.shell.journald import Journald, stream_name
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def _fields(record: logging.LogRecord) -> Iterable[Field]:
     prefix = ""
     if record.name == "workerlib":
         prefix = "PARSUP_"
-        if message_id := journal_entry.message_id(event):
+        if message_id := MESSAGE_IDS.get(event):
             yield "MESSAGE_ID", message_id
     for name, value in given.items():
         yield journal_entry.field_name(name, prefix), value if isinstance(value, bytes) else str(value)

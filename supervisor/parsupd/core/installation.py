@@ -11,6 +11,7 @@ PACKAGED_COMMANDS = "/usr/bin"
 SYSTEM = {
     "parsupd.service": "{prefix}/lib/systemd/system/parsupd.service",
     "parsupd.socket": "{prefix}/lib/systemd/system/parsupd.socket",
+    "parsupd.catalog": "{prefix}/lib/systemd/catalog/parsupd.catalog",
     "sysusers.d/parsupd.conf": "{prefix}/lib/sysusers.d/parsupd.conf",
     "tmpfiles.d/parsupd.conf": "{prefix}/lib/tmpfiles.d/parsupd.conf",
 }

@@ -4,11 +4,15 @@ An id is for ever: whoever filters by it must find the same event in later versi
 """
 
 from parsupd.core.units import SubState
+from workerlib.core import messages as of_workerlib
 
 MESSAGE_IDS = {
+    **of_workerlib.MESSAGE_IDS,
     "started": "1cbbd9aa763e4fbd8c8b4a9a5b5282a4",
     "shutting_down": "5845afd65bc64a25a7ff71e09c89b5ea",
     "stopped": "d40c63c34d5b4911b70bfdaf71125cda",
+    "handed_over": "cedfbfed58884fb4a65dc758e6ba34c7",
+    "unit_adopted": "830f8c46c6cd4b1794f61c54122a096a",
     "unit_starting": "000d6925ef204972b082c2784426ad5c",
     "unit_ready": "b67eee2b33ab41d4bd6146b70b210eec",
     "unit_ended": "5aaf6c38223645068ef40b199d8a3945",

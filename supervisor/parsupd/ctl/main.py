@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from parsupd.ctl import acting, calling, reading
+from parsupd.ctl import acting, calling, logs, reading
 from parsupd.ctl.client import INTERRUPTED, Failure, Options
 from workerlib import __version__
 
@@ -69,6 +69,7 @@ for _command in (
     acting.restart,
     calling.call,
     reading.why,
+    logs.logs,
     reading.names,
     acting.wait,
     acting.shutdown,
