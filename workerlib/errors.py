@@ -86,3 +86,33 @@ class SpawnError(WorkerlibError):
 
 class UsageError(WorkerlibError):
     """A call of workerlib that cannot work where it stands (called twice, in the wrong process, too late, ...)."""
+
+
+class MapError(WorkerlibError):
+    """A map or reduction could not be carried out: workers were lost again and again."""
+
+
+class ItemError(MapError):
+    """One item of a map failed; nothing after it is begun.
+
+    `index` counts the items from 0, `item` is the item itself. `__cause__` is what the function raised, with the remote
+    traceback, or why it gave no result: an argument of the wrong type, a result that cannot travel, TimeoutError for a
+    deadline, MapError for workers that were lost with it.
+    """
+
+    def __init__(self, index: int, item: object, why: str) -> None:
+        super().__init__(f"item {index} ({_short(item)}): {why}")
+        self.index = index
+        self.item = item
+
+
+LONGEST_SHOWN = 100
+"""Characters of an item in the text of an error."""
+
+
+def _short(item: object) -> str:
+    try:
+        text = repr(item)
+    except Exception as error:  # noqa: BLE001 - user code
+        text = f"<{type(item).__qualname__}: its repr raises {type(error).__name__}>"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

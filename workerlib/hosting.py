@@ -3,30 +3,28 @@
 import asyncio
 import contextlib
 import os
-import runpy
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import msgspec
 
 from workerlib.connection import Connection, open_to
-from workerlib.core.config import MARKER, MARKER_VALUE, MAX_SIZE, WorkerConfig, decode_config, split_reference
+from workerlib.core.config import MARKER, MARKER_VALUE, MAX_SIZE, WorkerConfig, decode_config
 from workerlib.core.payload import error_to_wire
 from workerlib.core.uri import UnixLocation, parse_uri
 from workerlib.errors import ConnectionLost, HandshakeError, UsageError, WorkerlibError
 from workerlib.redirects import Target
+from workerlib.references import load_named
 from workerlib.runtime import CONTROL, become_worker
 from workerlib.servant import Servant, current_session
 from workerlib.server import Server
 from workerlib.shell import journal
 from workerlib.shell.detach import Release, daemonize_wait
-from workerlib.spec import ShutdownOn, nearest, rpc
+from workerlib.spec import ShutdownOn, rpc
 from workerlib.worker import Worker, initialise
 
 LOST = 254
@@ -34,9 +32,6 @@ LOST = 254
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.02, 1.0
 """Between two attempts of a worker to reach the master that replaces its own: each pause is twice the one before."""
-
-SCRIPT_MODULE = "__workerlib_main__"
-"""What a script is called while it is loaded for the worker class in it, so that its main part does not run."""
 
 
 class WorkerEnv(msgspec.Struct, frozen=True):
@@ -80,39 +75,10 @@ def _passed_fds(config: WorkerConfig) -> set[int]:
 
 def load_worker(reference: str) -> type:
     """The class that `module:Class` or `/path/script.py:Class` names. Raises UsageError, or what the import raises."""
-    place, name = split_reference(reference)
-    main = sys.modules["__main__"]
-    if place.startswith("/") and os.path.abspath(getattr(main, "__file__", None) or "") == place:  # noqa: PTH100
-        names: Mapping[str, Any] = vars(main)  # a program that starts its workers as itself
-    elif place.startswith("/"):
-        names = _load_script(place)
-    else:
-        try:
-            names = vars(import_module(place))
-        except ModuleNotFoundError as error:
-            if error.name and (place == error.name or place.startswith(f"{error.name}.")):
-                raise UsageError(f"there is no module {error.name!r} for the worker {reference!r}") from None
-            raise
-    value: Any = None
-    for part in name.split("."):
-        value = names.get(part)
-        if value is None:
-            raise UsageError(f"{place} has no worker class {name!r}{nearest(part, list(names))}")
-        names = vars(value) if hasattr(value, "__dict__") else {}
+    value = load_named(reference, "worker class")
     if not (isinstance(value, type) and issubclass(value, Worker)):
         raise UsageError(f"{reference!r} is a {type(value).__name__}, not a subclass of workerlib.Worker")
     return value
-
-
-def _load_script(path: str) -> Mapping[str, Any]:
-    """What a script, or a directory or zip file with a `__main__.py`, defines.
-
-    It stays in sys.modules as a module does: annotations of its classes are resolved there when they are needed.
-    """
-    module = ModuleType(SCRIPT_MODULE)
-    vars(module).update(runpy.run_path(path, run_name=SCRIPT_MODULE))
-    sys.modules[SCRIPT_MODULE] = module
-    return vars(module)
 
 
 class _Control:

@@ -1,9 +1,7 @@
 """`Worker`, the class that users subclass, and `Handle`, which names one running worker."""
 
 import ssl
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 import msgspec
@@ -13,6 +11,7 @@ from workerlib.core.payload import Signature
 from workerlib.core.uri import Location, UnixLocation, Uri, parse_uri
 from workerlib.errors import ConnectionLost, UsageError
 from workerlib.redirects import Redirect
+from workerlib.references import reference_of
 from workerlib.runtime import (
     CONNECTION_TIMEOUT_S,
     CONTROL,
@@ -107,27 +106,6 @@ async def initialise(worker: object, args: list[Any], kwargs: Mapping[str, Any])
     parameters, _ = read_parameters(init, skip=0)
     positional, named = Signature(what, parameters).bind_plain(args, kwargs)
     await init(*positional, **named)
-
-
-def reference_of(worker: type) -> str:
-    """How another process finds the class: `module:Class`, or the script's path for a class of `__main__`.
-
-    Raises UsageError for a class that no other process can find.
-    """
-    if "<locals>" in worker.__qualname__:
-        raise UsageError(f"{worker.__qualname__} is defined inside a function, where no other process can find it")
-    module = worker.__module__
-    if module == "__main__":
-        main = sys.modules["__main__"]
-        spec = getattr(main, "__spec__", None)
-        if spec is not None and spec.name != "__main__":
-            return f"{spec.name}:{worker.__qualname__}"
-        file = getattr(main, "__file__", None)
-        if not file:
-            raise UsageError(f"{worker.__qualname__} is defined in an interactive session; put it into a file")
-        script = Path(file).absolute()
-        module = str(script if spec is None else script.parent)  # with a spec: a directory or zip file that was run
-    return f"{module}:{worker.__qualname__}"
 
 
 class Worker:

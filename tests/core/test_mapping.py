@@ -291,7 +291,7 @@ def test_an_item_that_takes_too_long_ends_its_worker() -> None:
     assert play.answer("a") == ["give A"]
     assert play.scheduler.next_deadline() == 1.9
     assert play.told(play.scheduler.tick(1.8)) == []
-    assert play.told(play.scheduler.tick(1.9)) == ["kill 0", "fail 1 b: took longer than 1 s"]
+    assert play.told(play.scheduler.tick(1.9)) == ["kill 0", "fail 1 b: it took longer than 1 s"]
 
 
 def test_items_that_run_at_the_same_time_have_their_own_clocks() -> None:
@@ -318,7 +318,7 @@ def test_neighbours_of_an_item_that_takes_too_long_do_not_pay() -> None:
     assert play.told(play.scheduler.tick(1.2)) == ["kill 0"]
     assert play.feed(Lost(0, "killed")) == ["spawn 0"]
     assert play.join(0) == ["send 0 a"]
-    assert play.answer("a") == ["give A", "fail 1 b: took longer than 1 s"]
+    assert play.answer("a") == ["give A", "fail 1 b: it took longer than 1 s"]
 
 
 def test_the_first_hit_ends_everything() -> None:

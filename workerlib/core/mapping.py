@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from workerlib.core.gathering import Gatherer
+from workerlib.errors import MapError
 
 TARGET_S = 0.01
 """How long a job shall take: long beside its message, short beside anybody's patience."""
@@ -68,7 +69,7 @@ class Job(msgspec.Struct, eq=False):
 class Failure(msgspec.Struct, frozen=True):
     """Why it ended early: at which item, when it was at one."""
 
-    cause: str | Exception
+    cause: Exception
     index: int | None = None
     item: Any = None
 
@@ -269,7 +270,7 @@ class Scheduler:
                 effects.append(Kill(slot.number))
                 for job in overdue:
                     slot.jobs.remove(job)
-                    self._fail_job(job, f"took longer than {self._rules.item_timeout_s:g} s")
+                    self._fail_job(job, TimeoutError(f"it took longer than {self._rules.item_timeout_s:g} s"))
         self._go_on(now, effects)
         return effects
 
@@ -339,10 +340,11 @@ class Scheduler:
         given_up = [job for job in self._suspects if job.attempts > self._rules.retries]
         for job in given_up:
             times = "the worker" if job.attempts == 1 else f"each of {job.attempts} workers"
-            self._fail_job(job, f"{times} that had it was lost; the last one: {reason}")
+            what = "it" if job.node is None else "a combining step"
+            self._fail_job(job, MapError(f"{times} that had {what} was lost; the last one: {reason}"))
         if not given_up and slot.losses > self._rules.retries:
             why = f"worker {slot.number} was lost {slot.losses} times in a row without an answer; at last: {reason}"
-            self._fail(Failure(why), now_at=None)
+            self._fail(Failure(MapError(why)), now_at=None)
         effects.append(Spawn(slot.number))
 
     # Answers
@@ -386,7 +388,7 @@ class Scheduler:
 
     # The end
 
-    def _fail_job(self, job: Job, cause: str | Exception) -> None:
+    def _fail_job(self, job: Job, cause: Exception) -> None:
         if job.node is None:
             self._fail(Failure(cause, job.start, job.items[0][0]), now_at=job.start)
         else:
