@@ -14,10 +14,13 @@ from workerlib.version import __version__
 if TYPE_CHECKING:
     from workerlib.connection import Connection
     from workerlib.core.daemonizing import DaemonizeError
+    from workerlib.core.mapping import Progress
     from workerlib.errors import (
         ArgumentError,
         ConnectionLost,
         HandshakeError,
+        ItemError,
+        MapError,
         ProtocolError,
         RemoteError,
         ResultError,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
         UsageError,
         WorkerlibError,
     )
+    from workerlib.futures import BrokenWorkers, Executor
     from workerlib.kinds import (
         DirectCall,
         DirectPipe,
@@ -41,10 +45,21 @@ if TYPE_CHECKING:
         reverse_pipe,
         state,
     )
+    from workerlib.map_pool import Config
+    from workerlib.map_worker import MapWorker, ReduceWorker
+    from workerlib.mapreduce import (
+        Results,
+        find_map,
+        map,  # noqa: A004 - what it is named after is what it does
+        map_reduce,
+        map_reduce_commutative,
+        map_unordered,
+    )
     from workerlib.redirects import Redirect
     from workerlib.runtime import Master
     from workerlib.servant import Session, current_session
     from workerlib.shell.journal import get_logger
+    from workerlib.shell.progress_bar import ProgressBar
     from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings, ShutdownOn, one_way, pipe, rpc
     from workerlib.streams import Stream
     from workerlib.worker import Handle, Served, Worker, connect
@@ -53,19 +68,27 @@ _HOMES = {
     "workerlib.connection": ("Connection",),
     "workerlib.streams": ("Stream",),
     "workerlib.core.daemonizing": ("DaemonizeError",),
+    "workerlib.core.mapping": ("Progress",),
     "workerlib.errors": (
-        "ArgumentError", "ConnectionLost", "HandshakeError", "ProtocolError", "RemoteError", "ResultError",
-        "SpawnError", "Stage", "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError",
+        "ArgumentError", "ConnectionLost", "HandshakeError", "ItemError", "MapError", "ProtocolError", "RemoteError",
+        "ResultError", "SpawnError", "Stage", "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError",
         "WorkerlibError",
     ),
     "workerlib.kinds": (
         "StatePipe", "state", "DirectCall", "DirectPipe", "DirectWriter", "ReverseDirectPipe", "ReversePipe",
         "direct_pipe", "reverse_direct_pipe", "reverse_pipe",
     ),
+    "workerlib.futures": ("BrokenWorkers", "Executor"),
+    "workerlib.map_pool": ("Config",),
+    "workerlib.map_worker": ("MapWorker", "ReduceWorker"),
+    "workerlib.mapreduce": (
+        "Results", "find_map", "map", "map_reduce", "map_reduce_commutative", "map_unordered",
+    ),
     "workerlib.redirects": ("Redirect",),
     "workerlib.runtime": ("Master",),
     "workerlib.servant": ("Session", "current_session"),
     "workerlib.shell.journal": ("get_logger",),
+    "workerlib.shell.progress_bar": ("ProgressBar",),
     "workerlib.spec": (
         "Function", "Kind", "OneWay", "Pipe", "Rpc", "RpcSettings", "ShutdownOn", "one_way", "pipe", "rpc",
     ),
@@ -74,12 +97,14 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "ArgumentError", "Connection", "ConnectionLost", "DaemonizeError", "DirectCall", "DirectPipe", "DirectWriter",
-    "Function", "Handle", "HandshakeError", "Kind", "Master", "OneWay", "Pipe", "ProtocolError", "Redirect",
-    "RemoteError", "ResultError", "ReverseDirectPipe", "ReversePipe", "Rpc", "RpcSettings", "Served", "Session",
-    "ShutdownOn", "SpawnError", "Stage", "StatePipe", "Stream", "StreamAborted", "StreamOverflow",
+    "ArgumentError", "BrokenWorkers", "Config", "Connection", "ConnectionLost", "DaemonizeError", "DirectCall",
+    "DirectPipe", "DirectWriter", "Executor", "Function", "Handle", "HandshakeError", "ItemError", "Kind", "MapError",
+    "MapWorker", "Master", "OneWay", "Pipe", "Progress", "ProgressBar", "ProtocolError", "Redirect", "ReduceWorker",
+    "RemoteError", "ResultError", "Results", "ReverseDirectPipe", "ReversePipe", "Rpc", "RpcSettings", "Served",
+    "Session", "ShutdownOn", "SpawnError", "Stage", "StatePipe", "Stream", "StreamAborted", "StreamOverflow",
     "UnknownFunction", "UsageError", "Worker", "WorkerlibError", "__version__", "connect", "current_session",
-    "direct_pipe", "get_logger", "one_way", "pipe", "reverse_direct_pipe", "reverse_pipe", "rpc", "state",
+    "direct_pipe", "find_map", "get_logger", "map", "map_reduce", "map_reduce_commutative", "map_unordered", "one_way",
+    "pipe", "reverse_direct_pipe", "reverse_pipe", "rpc", "state",
 ]  # fmt: skip
 
 

@@ -77,10 +77,10 @@ class Plan:
         self.one_at_a_time = not inspect.iscoroutinefunction(call)
         if combine is not None and inspect.iscoroutinefunction(combine) is self.one_at_a_time:
             raise UsageError(f"{self.where} and what combines its results must both be `def`, or both `async def`")
-        self.name = function.__name__
         by_position, by_name = ([], dict(init)) if isinstance(init, Mapping) else (list(init), {})
         reference = "" if self.is_class or combine is None else reference_of(combine)
         self._arguments = (reference_of(function), reference, keep), (by_position, by_name)
+        self.name = function.__name__
         result = types_of(call, skip=1 if self.is_class else 0).result
         try:
             self._values = msgspec.msgpack.Decoder(list[result])  # type: ignore[valid-type]  # made at run time

@@ -61,6 +61,8 @@ LAYERS = {
     "workerlib.map_pool": 5,
     "workerlib.map_run": 5,
     "workerlib.mapreduce": 5,
+    "workerlib.call_worker": 5,
+    "workerlib.futures": 5,
     "workerlib.__main__": 6,
     "parsupd": 6,
     "parsupd.core": 0,
@@ -102,7 +104,7 @@ DOORS = {
     "uvloop": {"workerlib.shell.loop"},
     "ctypes": {"workerlib.shell.process"},
     "click": {"parsupd.app", "parsupd.install", "parsupd.ctl"},
-    "rich": {"parsupd.ctl"},
+    "rich": {"parsupd.ctl", "workerlib.shell.progress_bar"},
 }
 
 
