@@ -19,7 +19,7 @@ from workerlib.core.payload import (
     encode,
     error_to_wire,
 )
-from workerlib.errors import ResultError, UsageError
+from workerlib.errors import ArgumentError, ResultError, UsageError
 from workerlib.references import load_named
 from workerlib.spec import Parameters, read_parameters, rpc
 from workerlib.worker import Worker, initialise
@@ -135,8 +135,14 @@ def _settle(future: "asyncio.Future[Any]", value: Any, error: BaseException | No
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """An error as it travels, with its traceback."""
-    return error_to_wire(error, "".join(traceback.format_exception(error)), stock=False)
+    """An error as it travels. Its traceback begins where user code does; a refusal's text says all there is to say."""
+    if isinstance(error, (ArgumentError, ResultError)):
+        return error_to_wire(error, "", stock=False)
+    first = error.__traceback__
+    while first is not None and str(first.tb_frame.f_globals.get("__name__")).startswith("workerlib."):
+        first = first.tb_next
+    shown = error if first is None else error.with_traceback(first)
+    return error_to_wire(error, "".join(traceback.format_exception(shown)), stock=False)
 
 
 class _NothingYet:

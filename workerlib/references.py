@@ -27,10 +27,10 @@ def reference_of(value: Callable[..., Any]) -> str:
     module = getattr(value, "__module__", None) or getattr(getattr(value, "__objclass__", None), "__module__", None)
     if not isinstance(name, str) or not isinstance(module, str):
         raise UsageError(f"{value!r} has no name by which another process could find it; define a function")
+    if name.endswith("<lambda>"):
+        raise UsageError(f"a lambda of {module} has no name by which another process could find it; use `def`")
     if "<locals>" in name:
         raise UsageError(f"{name} is defined inside a function, where no other process can find it")
-    if "<lambda>" in name:
-        raise UsageError(f"a lambda of {module} has no name by which another process could find it; use `def`")
     found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
