@@ -37,8 +37,8 @@ Description: supervises worker processes and other programs like systemd units
  for, and runs the name server in which Pyro5 clients find the workers. parsupctl
  controls it. The library workerlib is inside, for the workers that it starts.
 """
-# What debhelper's snippets do, for two units that may be enabled and masked by the operator. An upgrade restarts the
-# service, which leaves its workers alone.
+# What debhelper's snippets do, for a service that the operator may have disabled or masked. An upgrade restarts it, and
+# leaves its workers alone. The socket is for those who want a start on demand: it is installed, and not enabled.
 SCRIPTS = {
     "postinst": """\
 #!/bin/sh
@@ -46,14 +46,12 @@ set -e
 [ "$1" = configure ] || exit 0
 if command -v systemd-sysusers >/dev/null; then systemd-sysusers parsupd.conf; fi
 if command -v systemd-tmpfiles >/dev/null; then systemd-tmpfiles --create parsupd.conf || true; fi
-for unit in parsupd.socket parsupd.service; do
-    deb-systemd-helper unmask $unit >/dev/null || true
-    if deb-systemd-helper --quiet was-enabled $unit; then
-        deb-systemd-helper enable $unit >/dev/null || true
-    else
-        deb-systemd-helper update-state $unit >/dev/null || true
-    fi
-done
+deb-systemd-helper unmask parsupd.service >/dev/null || true
+if deb-systemd-helper --quiet was-enabled parsupd.service; then
+    deb-systemd-helper enable parsupd.service >/dev/null || true
+else
+    deb-systemd-helper update-state parsupd.service >/dev/null || true
+fi
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload
     if [ -n "$2" ]; then deb-systemd-invoke restart parsupd.service; else deb-systemd-invoke start parsupd.service; fi

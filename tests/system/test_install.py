@@ -92,6 +92,39 @@ def test_the_default_configuration_can_be_used(tmp_path: Path) -> None:
     assert checked.stdout.endswith(": 0 units, no problem found\n"), checked.stderr
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completions_are_those_of_the_commands(tmp_path: Path, shell: str) -> None:
+    """What is installed for a shell is what `parsupctl completion` prints, so it is never out of date."""
+    run("install", "--root", str(tmp_path))
+    places = {
+        "bash": "bash-completion/completions/{}",
+        "zsh": "zsh/site-functions/_{}",
+        "fish": "fish/vendor_completions.d/{}.fish",
+    }
+    share = tmp_path / "usr/local/share"
+    printed = subprocess.run(
+        [f"{HERE}/parsupctl", "completion", shell], check=True, capture_output=True, text=True
+    ).stdout
+    assert (share / places[shell].format("parsupctl")).read_text().strip() == printed.strip()
+    assert (share / places[shell].format("parsupd")).read_text().strip() == (
+        printed.strip().replace("parsupctl", "parsupd").replace("PARSUPCTL", "PARSUPD")
+    )
+
+
+@pytest.mark.parametrize(("typed", "offered"), [("parsupctl sta", "start status"), ("parsupd uni", "uninstall")])
+def test_bash_completes(tmp_path: Path, typed: str, offered: str) -> None:
+    """bash, with the installed file, offers the commands."""
+    run("install", "--root", str(tmp_path))
+    command, word = typed.split()
+    script = (
+        f"source {tmp_path}/usr/local/share/bash-completion/completions/{command}\n"
+        f"COMP_WORDS=({typed}); COMP_CWORD=1\n_{command}_completion {command} {word}\necho $(printf '%s\\n' ${{COMPREPLY[@]}} | sort)"
+    )
+    env = {"PATH": f"{HERE}:/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True, env=env)
+    assert done.stdout.strip() == offered, done.stderr
+
+
 def test_without_root_the_way_out_is_named(tmp_path: Path) -> None:
     """Who may not install for everybody is told both ways to go on."""
     if os.geteuid() == 0:

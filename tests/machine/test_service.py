@@ -132,6 +132,18 @@ def test_systemd_finds_nothing_to_complain_about(installed: Machine) -> None:
     assert (verified.returncode, verified.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("page", ["parsupctl(1)", "parsupd.toml(5)", "workerlib(7)", "parsupd(8)"])
+def test_manuals_are_found_and_well_formed(installed: Machine, page: str) -> None:
+    """man shows each page without a warning of the formatter, with all its parts."""
+    name, section = page.rstrip(")").split("(")
+    shown = installed.run("man", "--warnings=w", section, name, env={"MANWIDTH": "100"})
+    assert shown.stderr == ""
+    text = shown.stdout
+    assert text.startswith(page)
+    assert [part for part in ("NAME", "DESCRIPTION", "SEE ALSO") if f"\n{part}\n" not in text] == []
+    assert "{{" not in text
+
+
 def test_the_service_exposes_little(installed: Machine) -> None:
     """systemd's own score of the service, with every restriction that it takes, is at most 4.0 (of 10, less is better)."""
     scored = installed.run(
@@ -224,6 +236,27 @@ def test_the_example_gives_units_more(installed: Machine) -> None:
     assert outcomes(installed, ALLOWED_BY_THE_EXAMPLE) == []
 
 
+RUNAWAY = """
+import os, signal, time
+if os.fork() == 0:
+    os.setsid()
+    os.setgid(65534)
+    os.setuid(65534)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(1000)
+time.sleep(1000)
+"""
+
+
+def test_what_became_another_user_is_ended_too(installed: Machine) -> None:
+    """A process that left its unit's session and became nobody is gone after a stop, though it ignores SIGTERM."""
+    installed.write("/srv/jobs/runaway.py", RUNAWAY)
+    start(installed, '[unit.runaway]\ntype = "simple"\nexec = ["python3", "/srv/jobs/runaway.py"]\n')
+    wait_until(lambda: installed.run("pgrep", "-u", "nobody", check=False).returncode == 0, what="the runaway")
+    installed.run("systemctl", "stop", "parsupd")
+    assert installed.cgroup_processes(SERVICE) == []
+
+
 def test_a_bad_configuration_fails_once_and_says_why(installed: Machine) -> None:
     """The service is not tried again and again; the message is in the journal; a corrected file is enough."""
     installed.write("/etc/parsupd/units.d/test.toml", '[unit.x]\ntype = "simpel"\nexec = ["true"]\n')
@@ -237,14 +270,19 @@ def test_a_bad_configuration_fails_once_and_says_why(installed: Machine) -> None
     installed.run("parsupctl", "wait", "tally", "--timeout", "20")
 
 
-def test_a_stopped_service_is_not_started_by_who_asks(installed: Machine) -> None:
-    """With the service its socket ends: parsupctl says that no daemon is there, and starts none."""
-    start(installed, UNITS)
-    assert installed.run("systemctl", "is-active", "parsupd.socket").stdout == "active\n"
-    installed.run("systemctl", "stop", "parsupd")
-    assert installed.run("systemctl", "is-active", "parsupd.socket", check=False).stdout == "inactive\n"
+def test_the_first_caller_starts_it_on_demand(installed: Machine) -> None:
+    """With parsupd.socket, whoever asks starts the service, and again after a stop; without it, nobody is there."""
     assert installed.run("parsupctl", "list", check=False).returncode == 69
-    assert installed.run("systemctl", "is-active", "parsupd", check=False).stdout == "inactive\n"
+    installed.write("/etc/parsupd/units.d/test.toml", UNITS)
+    installed.run("systemctl", "start", "parsupd.socket")
+    for _ in range(2):
+        assert installed.run("systemctl", "is-active", "parsupd", check=False).stdout == "inactive\n"
+        installed.run("parsupctl", "--timeout", "20", "wait", "tally", "--timeout", "20")
+        assert installed.run("systemctl", "is-active", "parsupd").stdout == "active\n"
+        installed.run("systemctl", "stop", "parsupd")
+    installed.run("systemctl", "stop", "parsupd.socket")
+    assert not installed.exists("/run/parsupd/parsupd.sock")
+    assert installed.run("parsupctl", "list", check=False).returncode == 69
 
 
 def test_a_user_has_a_parsupd_of_their_own(machine: Machine) -> None:
