@@ -14,13 +14,14 @@ from parsupd.core import events as told
 from parsupd.core.addresses import SOCKET, SUPERVISOR
 from parsupd.core.fleet import Fleet
 from parsupd.core.units import Configuration
-from parsupd.executor import Executor, Place
+from parsupd.executor import Doors, Executor, Place
 from parsupd.recorder import Recorder
 from parsupd.shell import leftovers, nameserver
 from parsupd.shell.children import Children
 from parsupd.shell.journal_stream import JournalStreams
 from parsupd.shell.notify_socket import Notifier
 from parsupd.shell.state_file import StateFile
+from parsupd.shell.unit_sockets import UnitSockets
 from parsupd.systemd import ServiceManager
 from workerlib import Master, RpcSettings, __version__
 from workerlib.core.uri import UnixLocation, Uri
@@ -74,8 +75,10 @@ class Daemon:
             workers = make_private(runtime / "workers")
             master = Master(server, Uri(MASTER, socket), workers, launcher=LocalLauncher(children.watch))
             fleet = Fleet(configuration, adoption.restored())
+            sockets = UnitSockets(self.notifier, self.inherited)
             streams = JournalStreams(self.log) if self.to_journal else None
-            executor = Executor(configuration, fleet, children, names, master, self.place, recorder, self.log, streams)
+            doors = Doors(children, names, master, sockets, streams)
+            executor = Executor(configuration, fleet, doors, recorder, self.place, self.log)
             manager = ServiceManager(self.notifier, executor)
             server.add(nameserver.OBJECT, names)
             server.add(SUPERVISOR, Supervisor(executor, runtime))

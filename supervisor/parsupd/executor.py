@@ -20,14 +20,26 @@ from parsupd.core import events as told
 from parsupd.core.addresses import SOCKET
 from parsupd.core.fleet import Fleet
 from parsupd.core.snapshot import ProcessRecord
+from parsupd.core.tally import AT_REST
 from parsupd.core.unitfile import ConfigurationError, parse_environment
-from parsupd.core.units import Configuration, ExitCause, InstanceName, Output, OutputKind, SubState, UnitSpec, UnitType
+from parsupd.core.units import (
+    Configuration,
+    ExitCause,
+    InstanceName,
+    Output,
+    OutputKind,
+    SubState,
+    Target,
+    UnitSpec,
+    UnitType,
+)
 from parsupd.recorder import Recorder
 from parsupd.shell import journal_stream
 from parsupd.shell.children import Child, Children
 from parsupd.shell.leftovers import TOKEN, token_of
 from parsupd.shell.nameserver import Names
 from parsupd.shell.store import open_output
+from parsupd.shell.unit_sockets import UnitSockets
 from workerlib import Master, Redirect, ShutdownOn, SpawnError, UsageError
 from workerlib.core.daemonizing import ExitCause as Exit
 from workerlib.core.daemonizing import Exited as ExitedWith
@@ -44,6 +56,18 @@ class Place:
     state_dir: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What the executor acts through."""
+
+    children: Children
+    names: Names
+    master: Master
+    sockets: UnitSockets
+    streams: journal_stream.JournalStreams | None
+    """Where the output of units goes that is meant for journald; None: to the daemon's own stderr."""
+
+
 class Executor:
     """Drives the fleet in the running event loop."""
 
@@ -51,13 +75,10 @@ class Executor:
         self,
         configuration: Configuration,
         fleet: Fleet,
-        children: Children,
-        names: Names,
-        master: Master,
-        place: Place,
+        doors: Doors,
         recorder: Recorder,
+        place: Place,
         log: Any,
-        streams: journal_stream.JournalStreams | None,
     ) -> None:
         """Nothing is done until `open` is called: events that are fed before that wait."""
         self.configuration = configuration
@@ -69,13 +90,14 @@ class Executor:
         self.handed_over = False
         """Whether units go on without this executor."""
         self._loop = asyncio.get_running_loop()
-        self._children = children
-        self._names = names
-        self._master = master
+        self._children = doors.children
+        self._names = doors.names
+        self._master = doors.master
         self._place = place
         self._recorder = recorder
+        self._sockets = doors.sockets
         self._log = log
-        self._streams = streams
+        self._streams = doors.streams
         self._queue: deque[told.FleetEvent] = deque()
         self._feeding = True  # until `open`
         self._timer: asyncio.TimerHandle | None = None
@@ -178,6 +200,8 @@ class Executor:
             case do.Withdraw(instance):
                 self._names.withdraw(str(instance))
             case do.Changed(instance, generation, old, new, reason):
+                if new in AT_REST:
+                    self._close_sockets(instance.unit)
                 self._log.info(
                     "unit_changed",
                     unit=str(instance),
@@ -256,7 +280,14 @@ class Executor:
                 umask=spec.umask,
                 stdout=stdout,
                 stderr=stderr,
+                listen_fds=self._sockets.fds(instance.unit, spec.sockets),
             )
+
+    def _close_sockets(self, unit: str) -> None:
+        """Who connects to a unit that was stopped shall be refused, not wait for ever."""
+        statuses = self.fleet.status(unit)
+        if all(status.sub_state in AT_REST and status.target is Target.DOWN for status in statuses):
+            self._sockets.close(unit)
 
     def _output_path(self, output: Output, instance: InstanceName) -> str:
         if output.kind is OutputKind.APPEND:
@@ -420,6 +451,7 @@ class Executor:
         """Stops the timer and lets go of the streams. Only after `done`."""
         if self._timer is not None:
             self._timer.cancel()
+        self._sockets.release()
         if self._streams is not None:
             self._streams.close()
 

@@ -174,6 +174,23 @@ print(json.dumps([worst, calls, lost]))
         assert lost <= may_lose
 
 
+def test_a_units_socket_is_kept_over_crashes_of_both(service: Service) -> None:
+    """The service manager keeps what a unit listens on while the daemon and the unit's process are both gone."""
+    echo = "import socket; s = socket.socket(fileno=3)\nwhile True: s.accept()[0].sendall(b'here')"
+    service.machine.write("/srv/jobs/echo.py", echo)
+    service.configure(
+        f'[unit.echo]\ntype = "simple"\nexec = ["{INSTALLED}/bin/python", "/srv/jobs/echo.py"]\nsockets = ["127.0.0.1:7001"]\n'
+    )
+    service.systemctl("stop", SERVICE)
+    service.systemctl("start", SERVICE)
+    ask = "import socket; print(socket.create_connection(('127.0.0.1', 7001), timeout=20).recv(9).decode())"
+    assert service.machine.run("python3", "-c", ask).stdout.strip() == "here"
+    pid, daemon = service.lives()["echo@1"][0], service.show("MainPID")
+    service.machine.run("kill", "-KILL", daemon, str(pid))
+    assert service.machine.run("python3", "-c", ask).stdout.strip() == "here"
+    assert service.lives()["echo@1"][0] != pid
+
+
 def test_a_stuck_loop_is_killed_and_comes_back_with_its_workers(service: Service) -> None:
     """A daemon that gives no sign of life is replaced after WatchdogSec; units do not notice."""
     service.machine.write("/etc/systemd/system/parsupd.service.d/watchdog.conf", "[Service]\nWatchdogSec=2\n")

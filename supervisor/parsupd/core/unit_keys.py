@@ -12,7 +12,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from parsupd.core.units import SIGNALS, Dependency, LogFormat, Output, OutputKind, RestartPolicy, UnitType
+from parsupd.core.units import (
+    SIGNALS,
+    Dependency,
+    ListenAddress,
+    LogFormat,
+    Output,
+    OutputKind,
+    RestartPolicy,
+    UnitType,
+)
 
 UNIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 WORKER_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -161,6 +170,26 @@ def output(value: Any) -> Output:
         raise BadValueError(f"must be one of {', '.join(kinds)}, not {value!r}{did_you_mean(value, kinds)}") from None
 
 
+_IPV4 = re.compile(r"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})")
+_IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+
+
+def listen_address(value: Any) -> ListenAddress:
+    """Reads `/path`, `127.0.0.1:80` or `[::1]:80`; no names, which would have to be looked up."""
+    if text(value).startswith("/"):
+        return ListenAddress(path=value)
+    host, _, port = value.rpartition(":")
+    number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
+    v4 = _IPV4.fullmatch(host)
+    good = v4 is not None and all(int(part) < 256 for part in v4.groups())
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        good = _IPV6.fullmatch(host) is not None
+    if not good or not 0 < number < 65536:
+        raise BadValueError(f'must be an absolute path, "IPv4:port" or "[IPv6]:port", not {value!r}')
+    return ListenAddress(host, number)
+
+
 def environment(value: Any) -> Mapping[str, str]:
     if not isinstance(value, dict):
         raise BadValueError(f"must be a table of strings, not {value!r}")
@@ -208,6 +237,7 @@ UNIT_KEYS: dict[str, Reader] = {
     "stderr": output,
     "environment": environment,
     "environment_file": several(filled),
+    "sockets": several(listen_address),
     "working_directory": filled,
     "umask": umask,
 }
@@ -226,5 +256,6 @@ ONLY_FOR = {
     "python": {UnitType.WORKER},
     "init": {UnitType.WORKER},
     "exec": {UnitType.SIMPLE, UnitType.ONESHOT},
+    "sockets": {UnitType.SIMPLE},
 }
 NEEDED = {UnitType.WORKER: "worker", UnitType.SIMPLE: "exec", UnitType.ONESHOT: "exec"}

@@ -206,6 +206,17 @@ class Output:
         return cls(OutputKind(word), path)
 
 
+class ListenAddress(NamedTuple):
+    """Where a unit's socket listens: a Unix socket's absolute path, or an IP address and port."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        return self.path or (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
+
+
 class Dependency(NamedTuple):
     """One entry of requires, wants or after; `completed` when written `unit:completed`.
 
@@ -248,6 +259,7 @@ class UnitSpec:
     stderr: Output = Output(OutputKind.JOURNAL)
     environment: Mapping[str, str] = field(default_factory=dict)
     environment_file: tuple[str, ...] = ()
+    sockets: tuple[ListenAddress, ...] = ()  # opened once, and passed to each process of all instances
     working_directory: str = ""  # empty: the executor's choice
     umask: int | None = None  # None: that of parsupd
 

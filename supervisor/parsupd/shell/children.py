@@ -10,8 +10,11 @@ while pid and start time were known to be theirs. Whoever reaps them, their exit
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import os
 import resource
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +22,9 @@ from dataclasses import dataclass, field
 
 from workerlib.core.daemonizing import ExitCause as Exit
 from workerlib.shell import process
+
+FIRST_FD = 3
+"""Where the descriptors begin that a program is passed."""
 
 
 @dataclass(eq=False, slots=True)
@@ -63,22 +69,39 @@ class Children:
         umask: int | None,
         stdout: int,
         stderr: int,
+        listen_fds: Sequence[int] = (),
     ) -> Child:
         """Starts a program in its own session and process group. Blocks for a vfork and exec, about 0.5 ms.
 
+        `listen_fds` are passed on as a service manager does, see sd_listen_fds(3); starting takes some ms then, since
+        it cannot be done by a vfork.
+
         Raises OSError when it cannot be executed.
         """
-        popen = subprocess.Popen(
-            argv,
-            env=env,
-            cwd=cwd or None,
-            umask=-1 if umask is None else umask,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=True,
-            restore_signals=True,
-        )
+        spare, place = _placed(listen_fds)
+        if spare:
+            if shutil.which(argv[0], path=env.get("PATH")) is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
+            # The pid, which the program will look for, is not known before the fork: a shell knows its own.
+            argv = ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *argv]
+            env = {**env, "LISTEN_FDS": str(len(spare))}
+        try:
+            popen = subprocess.Popen(
+                argv,
+                env=env,
+                cwd=cwd or None,
+                umask=-1 if umask is None else umask,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+                restore_signals=True,
+                close_fds=not spare,  # else it would close what was placed; all others are closed by the exec itself
+                preexec_fn=place if spare else None,  # noqa: PLW1509 - no threads here, and it takes no lock
+            )
+        finally:
+            for fd in spare:
+                os.close(fd)
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(popen.pid, resource.RLIMIT_NOFILE, (self._soft_files, self._hard_files))
         return self._add(popen.pid, popen.pid, popen)
@@ -225,6 +248,18 @@ class Children:
             for pidfd in child.members.values():
                 self._loop.remove_reader(pidfd)
                 os.close(pidfd)
+
+
+def _placed(listen_fds: Sequence[int]) -> tuple[list[int], Callable[[], None]]:
+    """Copies of the descriptors, and what puts them at their numbers in the child."""
+    first_free = FIRST_FD + len(listen_fds)
+    spare = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, first_free) for fd in listen_fds]
+
+    def place() -> None:
+        for index, fd in enumerate(spare):
+            os.dup2(fd, FIRST_FD + index)
+
+    return spare, place
 
 
 def _group_exists(group: int) -> bool:
