@@ -34,6 +34,15 @@ INSTALLED = "/opt/parsupd"
 
 CGROUP_PREFIX = "parsupd-machine-"
 BOOT_WITHIN_S = 40.0
+PROBE = """
+mount --make-rprivate /
+mount -t tmpfs probe /mnt
+mkdir /mnt/upper /mnt/work /mnt/root
+mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
+mount -t proc proc /mnt/root/proc
+mount -t cgroup2 cgroup2 /mnt/root/mnt
+"""
+"""What a boot needs to be allowed to do."""
 PATH = f"{INSTALLED}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -54,11 +63,15 @@ def why_not() -> str | None:
         return f"there is no {SYSTEMD}"
     if missing := [tool for tool in ("unshare", "nsenter", "setpriv", "pivot_root") if shutil.which(tool) is None]:
         return f"missing programs: {', '.join(missing)}"
-    if cgroup_mount() is None:
+    if (mount := cgroup_mount()) is None or not os.access(mount, os.W_OK):
         return "no cgroup v2 tree is mounted for writing"
-    namespaces = ["unshare", "-m", "-u", "-i", "-n", "-p", "-f", "-C", "mount", "-t", "tmpfs", "probe", "/mnt"]
-    probe = subprocess.run(namespaces, check=False, capture_output=True, text=True)
-    return f"namespaces cannot be made: {probe.stderr.strip()}" if probe.returncode else None
+    probe = subprocess.run(
+        ["unshare", "-m", "-u", "-i", "-n", "-p", "-f", "-C", "sh", "-ec", PROBE],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    return f"no systemd can be booted in namespaces: {probe.stderr.strip()}" if probe.returncode else None
 
 
 @dataclass(frozen=True)

@@ -113,8 +113,10 @@ def _install(root: Path, target: Target, wanted: tuple[File, ...], dry_run: bool
         told.insert(0, ["systemd-sysusers", paths["sysusers.d/parsupd.conf"]])
         told.insert(1, ["systemd-tmpfiles", "--create", paths["tmpfiles.d/parsupd.conf"]])
         told.append(UPDATE_CATALOG)
+    running = deployment.systemd_runs() and "parsupd.service" in deployment.units_in_use(user=target.user)
     _tell(told, dry_run)
-    click.echo(f"next: {shlex.join([*manager, 'enable', '--now', 'parsupd'])}")
+    # A restart leaves the units alone, so there is no reason to wait with an upgrade.
+    click.echo(f"next: {shlex.join([*manager, *(['restart'] if running else ['enable', '--now']), 'parsupd'])}")
 
 
 def _uninstall(root: Path, target: Target, wanted: tuple[File, ...], dry_run: bool) -> None:

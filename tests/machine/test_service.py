@@ -104,6 +104,10 @@ def test_from_install_to_uninstall(machine: Machine) -> None:
         machine.run("stat", "-c", "%a %U", "/run/parsupd", "/run/parsupd/parsupd.sock").stdout == "700 root\n600 root\n"
     )
 
+    again = machine.run("parsupd", "install").stdout.splitlines()
+    assert {line.split()[0] for line in again} == {"unchanged", "run", "next:"}
+    assert again[-1] == "next: systemctl restart parsupd"
+
     assert len(machine.cgroup_processes(SERVICE)) >= 4
     machine.run("systemctl", "stop", "parsupd")
     assert machine.cgroup_processes(SERVICE) == []
