@@ -15,6 +15,7 @@ from parsupd.core.unitfile import ConfigurationError, include_patterns, parse, p
 from parsupd.core.units import (
     SIGNALS,
     Dependency,
+    ListenAddress,
     LogFormat,
     Output,
     OutputKind,
@@ -46,6 +47,7 @@ EVERYTHING = """
 runtime_dir = "run"
 state_dir = "/var/lib/x"
 log = "json"
+lease_sec = 5
 include = ["units.d/*.toml", "/srv/*.toml"]
 
 [unit.marketdata]
@@ -91,6 +93,7 @@ currency = "EUR"
 [unit.log]
 type = "simple"
 exec = ["logger"]
+sockets = ["127.0.0.1:80", "[::1]:8080", "/run/log.sock"]
 """
 
 
@@ -101,6 +104,7 @@ def test_every_key_arrives() -> None:
     assert daemon.runtime_dir == "/etc/parsupd/run"
     assert daemon.state_dir == "/var/lib/x"
     assert daemon.log is LogFormat.JSON
+    assert daemon.lease_s == 5.0
     assert daemon.include == ("/etc/parsupd/units.d/*.toml", "/srv/*.toml")
     assert list(configuration.units) == ["marketdata", "migrate", "pricing", "log"]
     assert configuration.units["pricing"] == UnitSpec(
@@ -131,6 +135,11 @@ def test_every_key_arrives() -> None:
         environment_file=("/etc/default/pricing", "/etc/parsupd/pricing.env"),
         working_directory="/etc",
         umask=0o027,
+    )
+    assert configuration.units["log"].sockets == (
+        ListenAddress("127.0.0.1", 80),
+        ListenAddress("::1", 8080),
+        ListenAddress(path="/run/log.sock"),
     )
     assert configuration.units["migrate"].exec == ("/usr/bin/migrate", "--all", "")
     assert configuration.units["marketdata"].init == ("a", 1)

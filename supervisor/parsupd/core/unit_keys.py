@@ -245,9 +245,9 @@ UNIT_KEYS: dict[str, Reader] = {
 DAEMON_KEYS: dict[str, Reader] = {
     "runtime_dir": filled,
     "state_dir": filled,
-    "lease_sec": seconds(),
     "log": choice(LogFormat),
     "include": several(filled),
+    "lease_sec": seconds(),
 }
 
 # Keys that only some types have, and of those the one that each type must have.
