@@ -4,9 +4,10 @@ import json
 import sys
 
 import calls
+import maps
 import streams
 
 if __name__ == "__main__":
     subject, case, seconds = sys.argv[1:]
-    cases = {"calls": calls.CASES, "streams": streams.CASES}[subject]
+    cases = {"calls": calls.CASES, "streams": streams.CASES, "maps": maps.CASES}[subject]
     print(json.dumps(cases[case](float(seconds))))

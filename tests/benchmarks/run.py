@@ -19,6 +19,7 @@ from typing import Any
 
 import calls
 import imports
+import maps
 import spawning
 import streams
 import supervisors
@@ -30,6 +31,7 @@ from rich.table import Table
 SUBJECTS = {
     "calls": calls.rows,
     "streams": streams.rows,
+    "maps": maps.rows,
     "imports": imports.rows,
     "spawning": spawning.rows,
     "supervisors": supervisors.rows,
