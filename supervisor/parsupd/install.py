@@ -113,6 +113,8 @@ def _install(root: Path, target: Target, wanted: tuple[File, ...], dry_run: bool
         told.insert(0, ["systemd-sysusers", paths["sysusers.d/parsupd.conf"]])
         told.insert(1, ["systemd-tmpfiles", "--create", paths["tmpfiles.d/parsupd.conf"]])
         told.append(UPDATE_CATALOG)
+    if not target.user and (writers := deployment.writers(target.commands)):
+        click.echo(f"parsupd: {writers}, and so can become root through the service: move parsupd elsewhere", err=True)
     running = deployment.systemd_runs() and "parsupd.service" in deployment.units_in_use(user=target.user)
     _tell(told, dry_run)
     # A restart leaves the units alone, so there is no reason to wait with an upgrade.

@@ -125,6 +125,16 @@ def test_from_install_to_uninstall(machine: Machine) -> None:
     machine.run("rm", "-rf", "/var/lib/parsupd", "/run/parsupd")
 
 
+def test_commands_that_others_can_change_are_warned_of(machine: Machine) -> None:
+    """Who could replace what root runs is named; where nobody could, nothing is said."""
+    assert machine.run("parsupd", "install", "--dry-run").stderr == ""
+    machine.run("chown", "nobody", f"{INSTALLED}/bin/parsupctl")
+    nobody = machine.run("id", "-u", "nobody").stdout.strip()
+    warned = machine.run("parsupd", "install", "--dry-run").stderr
+    machine.run("chown", "root", f"{INSTALLED}/bin/parsupctl")
+    assert f"user {nobody} owns '{INSTALLED}/bin/parsupctl', and so can become root through the service" in warned
+
+
 def test_systemd_finds_nothing_to_complain_about(installed: Machine) -> None:
     """The units are valid as they are installed, their manuals are found, and so are the examples for drop-ins."""
     units = [f"/usr/local/lib/systemd/system/parsupd.{kind}" for kind in ("service", "socket")]
@@ -316,7 +326,7 @@ def test_a_user_has_a_parsupd_of_their_own(machine: Machine) -> None:
         assert not [line for line in machine.processes().values() if "workerlib" in line or "sleep 1000" in line]
         machine.run("rm", "-r", "/home/ann/jobs", "/home/ann/.config/parsupd/units.d")
         machine.run("parsupd", "uninstall", "--user", user="ann")
-        left = {path for path in files(machine) - before if not path.startswith("/home/ann/.config/parsupd/log")}
+        left = {path for path in files(machine) - before if not path.startswith("/home/ann/.local/state/parsupd/")}
         assert left == set()
     finally:
         machine.run("loginctl", "disable-linger", "ann", check=False)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,21 @@ def commands() -> str:
         if not os.access(folder / name, os.X_OK):
             raise UsageError(f"there is no command {name} in {str(folder)!r}; say where it is with --commands")
     return str(folder)
+
+
+def writers(folder: str) -> str | None:
+    """Who else than root can change the commands in a directory, by the first place that allows it; None: nobody."""
+    commands = [(Path(folder) / name).resolve() for name in ("parsupd", "parsupctl")]
+    for place in dict.fromkeys(place for command in commands for place in (command, *command.parents)):
+        try:
+            status = place.stat()
+        except OSError:
+            return None  # there is nothing yet: a package is made
+        if status.st_uid != 0:
+            return f"user {status.st_uid} owns {str(place)!r}"
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX:
+            return f"others may write to {str(place)!r}"
+    return None
 
 
 def read(root: Path, paths: Iterable[str]) -> dict[str, str | None]:
