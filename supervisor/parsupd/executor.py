@@ -221,6 +221,8 @@ class Executor:
                 )
             case do.Unkillable(instance, generation, pid, reason):
                 self._log.error("unit_unkillable", unit=str(instance), generation=generation, pid=pid, reason=reason)
+            case do.Forgotten(instance):
+                self._log.info("unit_removed", unit=str(instance))
             case do.Shutdown(exit_code, reason):
                 self._log.info("shutting_down", exit_code=exit_code, reason=reason)
             case do.AllDown(exit_code):

@@ -77,6 +77,7 @@ LAYERS = {
     "parsupd.core.snapshot": 1,
     "parsupd.core.wiring": 1,
     "parsupd.core.tally": 1,
+    "parsupd.core.plan": 2,
     "parsupd.core.status": 2,
     "parsupd.core.unit_machine": 2,
     "parsupd.core.fleet": 3,

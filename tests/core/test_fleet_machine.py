@@ -1,6 +1,7 @@
 """The fleet under random commands and an executor that answers late, in any order, and with stale reports."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from parsupd.core.effects import (
     AllDown,
     CancelSpawn,
     Changed,
+    Forgotten,
     Note,
     Publish,
     Shutdown,
@@ -35,7 +37,9 @@ from parsupd.core.events import (
     GroupEmpty,
     ReadinessLost,
     Ready,
+    Reconfigure,
     Restart,
+    Scale,
     ShutdownRequested,
     Spawned,
     SpawnFailed,
@@ -44,7 +48,7 @@ from parsupd.core.events import (
     StartDefault,
     Stop,
 )
-from parsupd.core.fleet import Fleet, ShuttingDownError
+from parsupd.core.fleet import Fleet, NoSuchUnitError, ShuttingDownError
 from parsupd.core.tally import AT_REST
 from parsupd.core.units import (
     SIGKILL,
@@ -111,7 +115,6 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(configuration=configurations())
     def begin(self, configuration: Configuration) -> None:
-        self.specs = configuration.units
         self.fleet = Fleet(configuration)
         self.now = 0.0
         self.lives: dict[InstanceName, list[Life]] = {}
@@ -119,6 +122,13 @@ class Machine(RuleBasedStateMachine):
         self.shutdowns = 0
         self.all_downs = 0
         self.give(StartDefault())
+
+    @property
+    def specs(self) -> Mapping[str, UnitSpec]:
+        return self.fleet.configuration.units
+
+    def kept(self) -> set[str]:
+        return {str(instance) for spec in self.specs.values() for instance in spec.instance_names}
 
     # The fake executor.
 
@@ -134,7 +144,7 @@ class Machine(RuleBasedStateMachine):
                 lives = self.lives.setdefault(instance, [])
                 assert all(life.gone for life in lives), "spawned beside a living generation"
                 assert generation == len(lives) + 1, "generations are counted one by one"
-                lives.append(Life(instance, generation, self.specs[instance.unit].type is UnitType.WORKER))
+                lives.append(Life(instance, generation, self.fleet.spec(instance).type is UnitType.WORKER))
                 for other in self.specs[instance.unit].requires:
                     for status in self.fleet.status(other.unit):
                         assert status.sub_state in {SubState.RUNNING, SubState.EXITED} or status.target.value == "down"
@@ -157,14 +167,19 @@ class Machine(RuleBasedStateMachine):
                 self.shutdowns += 1
             case AllDown():
                 self.all_downs += 1
+            case Forgotten(instance):
+                assert all(life.gone for life in self.lives.get(instance, []))
+                assert instance not in self.published
             case Changed() | Note() | Unkillable():
                 assert effect.instance in self.lives or isinstance(effect, Changed)
 
     def check_dependants_down(self, instance: InstanceName) -> None:
         """When a whole unit is being stopped, whoever requires it is down first."""
+        if instance.unit in self.specs and str(instance) not in self.kept():
+            return  # it was scaled away, be it the last one: whoever requires none is content with none
         if any(each.target.value == "up" for each in self.fleet.status(instance.unit)):
             return
-        for spec in self.specs.values():
+        for spec in self.fleet.specs.values():
             if any(edge.unit == instance.unit for edge in spec.requires):
                 for status in self.fleet.status(spec.name):
                     assert status.sub_state in AT_REST, f"{instance} is signalled while {status.name} is up"
@@ -227,7 +242,44 @@ class Machine(RuleBasedStateMachine):
     @rule(kind=st.sampled_from([Start, Stop, Restart, StartDefault]), which=st.integers(0, 99))
     def order(self, kind: Any, which: int) -> None:
         names = [*self.specs, *(status.name for status in self.fleet.status())]
-        self.command(StartDefault() if kind is StartDefault else kind(names[which % len(names)]))
+        name = names[which % len(names)]
+        if kind in {Start, Restart} and name not in self.specs and name not in self.kept():
+            with pytest.raises(NoSuchUnitError, match="is being removed"):
+                self.give(kind(name))
+            return
+        self.command(StartDefault() if kind is StartDefault else kind(name))
+
+    @rule(configuration=configurations(), keep=st.integers(0, 31))
+    def reconfigure(self, configuration: Configuration, keep: int) -> None:
+        """Some units as they are, some new, some changed, some gone; what names a unit that is gone forgets it."""
+        units = {
+            name: self.specs[name] if name in self.specs and keep >> place & 1 else spec
+            for place, (name, spec) in enumerate(configuration.units.items())
+        }
+        edges = ("requires", "wants", "after")
+        pruned = {
+            name: replace(spec, **{key: tuple(e for e in getattr(spec, key) if e.unit in units) for key in edges})
+            for name, spec in units.items()
+        }
+        new = Configuration(DaemonSettings(), pruned)
+        before = {status.name: status for status in self.fleet.status()}
+        plan = self.fleet.plan(new)
+        self.command(Reconfigure(new))
+        if self.shutdowns:
+            return
+        assert self.fleet.configuration == new
+        assert self.fleet.plan(new).is_empty, "what was done is still to be done"
+        after = {status.name: status for status in self.fleet.status()}
+        touched = {unit.unit for unit in plan.touched}
+        for name, status in before.items():
+            if status.unit in pruned and status.unit not in touched and status.sub_state is not SubState.WAITING:
+                same = (after[name].sub_state, after[name].generation) == (status.sub_state, status.generation)
+                assert same or after[name].target.value == "down", "what the plan does not touch was touched"
+
+    @rule(which=st.integers(0, 99), count=st.integers(0, 3))
+    def scale(self, which: int, count: int) -> None:
+        names = [*self.specs]
+        self.command(Scale(names[which % len(names)], count))
 
     @rule(moves=st.lists(st.tuples(st.integers(0, 99), CAUSES), min_size=1, max_size=10))
     def world_answers(self, moves: list[tuple[int, ExitCause]]) -> None:
@@ -279,7 +331,7 @@ class Machine(RuleBasedStateMachine):
         instances = [InstanceName.parse(status.name) for status in before]
         records = [snapshot.encode(snapshot.record(*self.fleet.state(instance), None)) for instance in instances]
         data = snapshot.encode(
-            snapshot.Snapshot(snapshot.FORMAT, "b", 1, False, dict(self.specs), [*map(Raw, records)])
+            snapshot.Snapshot(snapshot.FORMAT, "b", 1, False, self.fleet.specs, [*map(Raw, records)])
         )
         found = snapshot.decode(data, "b")
         assert found is not None
@@ -287,8 +339,12 @@ class Machine(RuleBasedStateMachine):
             (snapshot.state_of(record, found.units[name.unit]), snapshot.held_of(record))
             for name, record in zip(instances, found.records(), strict=True)
         ]
-        self.fleet = Fleet(Configuration(DaemonSettings(), found.units), restored)
-        assert self.fleet.status() == before
+        kept = {name: found.units[name] for name in self.specs}
+        self.fleet = Fleet(Configuration(DaemonSettings(), kept), restored)
+        now, then = sorted(map(str, self.fleet.status())), sorted(map(str, before))
+        assert now == then
+        for instance in self.lives.keys() - instances:
+            del self.lives[instance]  # forgotten: its numbers begin anew
         for life in self.current():
             if life.spawning:
                 life.spawning, gone, life.gone = False, life.gone, True
@@ -313,6 +369,8 @@ class Machine(RuleBasedStateMachine):
             assert (instance in self.published) == (worker and status.sub_state is SubState.RUNNING), status
             assert (status.uri != "") == (instance in self.published)
             assert status.generation == len(lives)
+        shown = {InstanceName.parse(status.name) for status in self.fleet.status()}
+        assert {instance for instance, lives in self.lives.items() if lives and not lives[-1].gone} <= shown
         assert self.all_downs <= self.shutdowns <= 1
         assert self.check_tallies() == []
 
@@ -320,7 +378,7 @@ class Machine(RuleBasedStateMachine):
         """The tallies that are kept up to date equal those counted afresh, and nobody waits for nothing."""
         wrong = []
         for name, unit in self.fleet._units.items():
-            parts = [self.fleet._parts[instance] for instance in unit.instances]
+            parts = [self.fleet._parts[instance] for instance in unit.all_instances]
             if tuple(unit.tally) != tuple(map(sum, zip(*parts, strict=True))) and parts:
                 wrong.append(f"{name} tally")
             leaving = sum(self.fleet._units[other].tally.leaving > 0 for other in self.fleet._wiring.dependants[name])

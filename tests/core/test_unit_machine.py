@@ -24,6 +24,7 @@ from parsupd.core.events import (
     GroupEmpty,
     ReadinessLost,
     Ready,
+    Redescribed,
     RestartOrder,
     Spawned,
     SpawnFailed,
@@ -45,6 +46,7 @@ from parsupd.core.units import (
     SIGKILL,
     SIGTERM,
     ExitCause,
+    ExitKind,
     InstanceName,
     RestartPolicy,
     SubState,
@@ -452,6 +454,7 @@ EVENTS = [
     lost(),
     exited(CLEAN),
     empty(),
+    Redescribed(UnitSpec(name="job", exec=("other",))),
 ]
 
 
@@ -596,6 +599,51 @@ def test_an_empty_group_before_the_exit_is_an_error() -> None:
     state = play(UnitState(NAME, spec()), START, DEPS, spawned(), ready(), STOP)
     with pytest.raises(InvalidTransitionError, match="cannot be empty"):
         step(state, empty(), 1.0)
+
+
+def described(state: UnitState) -> tuple[Any, Any]:
+    """What the machine goes by now: of what went into the process, and of what only parsupd looks at."""
+    return state.spec.init, state.spec.restart_s
+
+
+def test_a_running_process_keeps_what_has_gone_into_it() -> None:
+    """Live keys count at once, the others from the next run on; the change back leaves nothing to come."""
+    old, new = spec(init={"a": 1}, restart_s=1.0), spec(init={"a": 2}, restart_s=2.0)
+    for events in ((START, DEPS), (START, DEPS, spawned()), (START, DEPS, spawned(), ready())):
+        state = play(UnitState(NAME, old), *events, Redescribed(new))
+        assert described(state) == ({"a": 1}, 2.0)
+        assert play(state, Redescribed(old)).next_spec is None
+    state = play(state, exited(CRASH), empty())
+    assert state.sub_state is SubState.BACKOFF
+    assert state.deadline_at == 2.0
+    assert described(state) == ({"a": 2}, 2.0)
+
+
+def test_a_new_description_waits_for_the_end_of_a_stop() -> None:
+    """Else the exit by the old stop signal would look like one of its own."""
+    new = spec(stop_signal=2, timeout_stop_s=99)
+    state = play(UnitState(NAME, spec()), START, DEPS, spawned(), ready(), lost(), Redescribed(new))
+    assert (state.sub_state, state.spec) == (SubState.STOPPING, spec())
+    state = play(state, exited(TERMED), empty())
+    assert state.incarnations[0].cause.kind is ExitKind.WATCHDOG
+    assert state.spec == new
+
+
+@pytest.mark.parametrize("sub_state", [SubState.DEAD, SubState.WAITING, SubState.BACKOFF, SubState.FAILED])
+def test_without_a_process_a_new_description_counts_at_once(sub_state: SubState) -> None:
+    """Nothing else changes, and the story says that it has come."""
+    before = a_state(sub_state)
+    new = UnitSpec(name="job", exec=("other",))
+    after = play(before, Redescribed(new))
+    assert (after.spec, after.next_spec) == (new, None)
+    assert (after.sub_state, after.target, after.deadline_at) == (before.sub_state, before.target, before.deadline_at)
+    assert after.story[-1].reason == "its configuration has changed"
+
+
+def test_a_late_failure_of_a_forgotten_life_is_ignored() -> None:
+    """The name is in the configuration again: the report is of the last number that the forgotten one had used."""
+    state = UnitState(NAME, spec(), generation=3)
+    assert play(state, failed(3)).incarnations == ()
 
 
 def test_target_is_apart_from_state() -> None:

@@ -80,6 +80,13 @@ class Unkillable:
 
 
 @dataclass(frozen=True, slots=True)
+class Forgotten:
+    """The configuration does not have the instance any more, and it is down: nothing is known of it from here on."""
+
+    instance: InstanceName
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """Everything is being stopped; parsupd will exit with `exit_code`."""
 
@@ -95,4 +102,4 @@ class AllDown:
 
 
 UnitEffect = Spawn | CancelSpawn | SignalGroup | Publish | Withdraw | Changed | Note | Unkillable
-Effect = UnitEffect | Shutdown | AllDown
+Effect = UnitEffect | Forgotten | Shutdown | AllDown

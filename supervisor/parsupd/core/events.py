@@ -13,7 +13,7 @@ after its exit is seen), except that `Spawned` comes first. Each report is given
 
 from dataclasses import dataclass
 
-from parsupd.core.units import ExitCause, InstanceName
+from parsupd.core.units import Configuration, ExitCause, InstanceName, UnitSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,13 @@ class DependenciesReady(Order):
 
 
 @dataclass(frozen=True, slots=True)
+class Redescribed:
+    """The unit's description has changed: at once as far as keys are live, else from the next run on."""
+
+    spec: UnitSpec
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """Command: start a unit (or one instance, `unit@N`) and what it requires and wants."""
 
@@ -144,6 +151,21 @@ class ShutdownRequested:
     exit_code: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Reconfigure:
+    """Command: do what `Fleet.plan` says of this configuration, and nothing else."""
+
+    configuration: Configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Command: run so many instances of a unit, as if its file said so, until a Reconfigure says otherwise."""
+
+    name: str
+    instances: int
+
+
 UnitEvent = (
     Spawned
     | Ready
@@ -158,8 +180,9 @@ UnitEvent = (
     | RestartOrder
     | DependencyFailed
     | DependenciesReady
+    | Redescribed
 )
-Command = Start | Stop | Restart | StartDefault | ShutdownRequested
+Command = Start | Stop | Restart | StartDefault | Reconfigure | Scale | ShutdownRequested
 FleetEvent = (
     Spawned | Ready | SpawnFailed | SpawnInterrupted | ReadinessLost | Exited | GroupEmpty | DeadlineReached | Command
 )

@@ -14,6 +14,8 @@ What the dependencies mean, U being the unit that names V:
 * Stop goes the other way: V gets its stop only when every U that is also being stopped is down. When V fails by itself
   meanwhile, it is cleared away at once.
 * Restart of V restarts, in the same order, the units that require it and run; they wait for V as at a start.
+* A changed configuration does what its plan says (`plan`). What it does not have any more is stopped in order, shown
+  until it is down, and forgotten; edges count at once.
 * Stop or restart of one instance (`V@2`) concerns that instance alone as long as another one is wanted, else the unit.
   While an instance is down by request it is not wanted.
 """
@@ -22,18 +24,22 @@ import difflib
 import heapq
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from functools import partial
 
 from parsupd.core import graph, unit_machine
-from parsupd.core.effects import AllDown, Effect, Shutdown
+from parsupd.core.effects import AllDown, Effect, Forgotten, Shutdown
 from parsupd.core.events import (
     DeadlineReached,
     DependenciesReady,
     DependencyFailed,
     FleetEvent,
+    Reconfigure,
+    Redescribed,
     Report,
     Restart,
     RestartOrder,
+    Scale,
     ShutdownRequested,
     Start,
     StartDefault,
@@ -42,8 +48,9 @@ from parsupd.core.events import (
     StopOrder,
     UnitEvent,
 )
+from parsupd.core.plan import Action, Plan, Present, UnitPlan, plan, settings_in_force
 from parsupd.core.status import InstanceStatus, Why, status_of, why_of
-from parsupd.core.tally import ALIVE, AT_REST, SERVING, StopLike, Tally, Unit, new_unit, tally_of
+from parsupd.core.tally import ALIVE, AT_REST, SERVING, StopLike, Tally, Unit, rearranged, tally_of
 from parsupd.core.unit_state import UnitState
 from parsupd.core.units import (
     Configuration,
@@ -53,6 +60,8 @@ from parsupd.core.units import (
     UnitSpec,
 )
 from parsupd.core.wiring import Wiring
+
+REMOVED = "it is not in the configuration any more"
 
 
 class NoSuchUnitError(LookupError):
@@ -70,13 +79,13 @@ class Fleet:
         self, configuration: Configuration, restored: Iterable[tuple[UnitState, StopLike | None]] = ()
     ) -> None:
         """`restored`: instances as an earlier fleet had them, each with the order that dependants held back."""
-        specs = configuration.units
-        self._wiring = Wiring(specs)
-        self._units = {name: new_unit(spec) for name, spec in specs.items()}
+        self._configuration = configuration
+        self._units = {name: Unit(spec, spec.instance_names) for name, spec in configuration.units.items()}
         self._states = {
             instance: UnitState(instance, unit.spec) for unit in self._units.values() for instance in unit.instances
         }
         self._parts = dict.fromkeys(self._states, Tally())
+        self._generations: dict[InstanceName, int] = {}  # of forgotten instances: no number is ever used twice
         self._alive = 0
         self._deadlines: list[tuple[float, InstanceName]] = []  # a heap; an entry that is not the state's own is stale
         self._todo: deque[Callable[[], None]] = deque()
@@ -84,9 +93,13 @@ class Fleet:
         self._now = 0.0
         self._exit_code: int | None = None  # set when everything is being stopped
         self._all_down = False
-        for name, unit in self._units.items():
-            unit.blockers.update(other for other in self._wiring.requires[name] if not self._units[other].is_ready)
         self._touched: set[InstanceName] = set()
+        restored = tuple(restored)
+        for state, _ in restored:
+            if state.instance not in self._states:  # it was being removed
+                self._units.setdefault(state.instance.unit, Unit(state.spec, ())).removed[state.instance] = None
+                self._parts[state.instance] = Tally()
+        self._connect()
         for state, held in restored:
             self._restore(state, held)
 
@@ -96,12 +109,21 @@ class Fleet:
         if held is not None:
             unit.held[instance] = held
             self._todo.append(partial(self._give_out, instance))
+        if instance in unit.removed:
+            self._todo.append(partial(self._ask, instance, StopOrder(REMOVED)))
         if state.sub_state is SubState.WAITING:
             unit.waiting[instance] = None
             self._todo.append(partial(self._review, instance))
         if state.deadline_at is not None:
             self._arm(state.deadline_at, instance)
         self._retally(instance)
+
+    def _connect(self) -> None:
+        """Wires the units anew, and counts afresh what each of them waits for."""
+        self._wiring = Wiring({name: unit.spec for name, unit in self._units.items()})
+        for name, unit in self._units.items():
+            unit.blockers = {other for other in self._wiring.before[name] if self._blocks(other, name)}
+            unit.leaving_dependants = sum(self._units[one].tally.leaving > 0 for one in self._wiring.dependants[name])
 
     # What the caller uses.
 
@@ -133,7 +155,8 @@ class Fleet:
         """The instant at which DeadlineReached is due, or None."""
         while self._deadlines:
             at, instance = self._deadlines[0]
-            if unit_machine.next_deadline(self._states[instance]) == at:
+            state = self._states.get(instance)
+            if state is not None and unit_machine.next_deadline(state) == at:
                 return at
             heapq.heappop(self._deadlines)
         return None
@@ -144,7 +167,7 @@ class Fleet:
         return self._exit_code is not None
 
     def take_touched(self) -> set[InstanceName]:
-        """The instances of which something has changed since this was asked last."""
+        """The instances of which something has changed since this was asked last; they may be forgotten by now."""
         touched, self._touched = self._touched, set()
         return touched
 
@@ -167,8 +190,8 @@ class Fleet:
             NoSuchUnitError: There is no such unit or instance.
         """
         unit = self._units.get(name)
-        if unit is not None:
-            return unit.instances
+        if unit is not None and (unit.all_instances or name in self._configuration.units):
+            return unit.all_instances
         try:
             instance = InstanceName.parse(name)
         except ValueError:
@@ -176,9 +199,35 @@ class Fleet:
         else:
             if instance in self._states:
                 return (instance,)
-        near = difflib.get_close_matches(name, [*self._units, *map(str, self._states)], n=1)
+        raise self._unknown(name)
+
+    def _unknown(self, name: str) -> NoSuchUnitError:
+        near = difflib.get_close_matches(name, [*self._configuration.units, *map(str, self._states)], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise NoSuchUnitError(f"no unit or instance {name!r}{hint}")
+        return NoSuchUnitError(f"no unit or instance {name!r}{hint}")
+
+    @property
+    def configuration(self) -> Configuration:
+        """The one in force: that of the files as they were read last, with the numbers of instances set since."""
+        return self._configuration
+
+    @property
+    def specs(self) -> dict[str, UnitSpec]:
+        """The descriptions of all units that there are: those in force, and those that are being removed."""
+        return {
+            name: unit.spec
+            for name, unit in self._units.items()
+            if unit.all_instances or name in self._configuration.units
+        }
+
+    def plan(self, configuration: Configuration) -> Plan:
+        """What Reconfigure would do now."""
+        present = {
+            instance: Present(self._parts[instance].wanted > 0, self._states[instance].sub_state)
+            for unit in self._units.values()
+            for instance in unit.instances
+        }
+        return plan(self._configuration, configuration, present)
 
     def status(self, name: str | None = None) -> list[InstanceStatus]:
         """The status of all instances, or of those that `name` stands for, in the order of the configuration.
@@ -202,13 +251,14 @@ class Fleet:
     def _take(self, event: FleetEvent) -> None:
         match event:
             case Report():
-                self._step(event.instance, event)
+                if event.instance in self._states:  # else it is forgotten: the other source tells of its end, too
+                    self._step(event.instance, event)
             case DeadlineReached():
                 while (at := self.next_deadline()) is not None and at <= self._now:
                     _, instance = heapq.heappop(self._deadlines)
                     self._step(instance, event)
             case Start():
-                self._start(self.instances(event.name), event.reason)
+                self._start(self._to_be_up(event.name), event.reason)
             case StartDefault():
                 names = [name for name in self._wiring.order if self._units[name].spec.enabled]
                 self._start(
@@ -218,6 +268,10 @@ class Fleet:
                 self._stop(event.name, event.reason)
             case Restart():
                 self._restart(event.name, event.reason)
+            case Reconfigure():
+                self._reconfigure(event.configuration)
+            case Scale():
+                self._scale(event.name, event.instances)
             case ShutdownRequested():
                 self._shut_down(event.reason, event.exit_code)
 
@@ -244,15 +298,25 @@ class Fleet:
             self._retally(instance)
         self._todo.append(partial(self._step, instance, StartOrder(reason)))
 
+    def _kept(self, name: str) -> tuple[InstanceName, ...]:
+        """The instances that a name stands for, without those that are being removed."""
+        return tuple(each for each in self.instances(name) if each not in self._units[each.unit].removed)
+
+    def _to_be_up(self, name: str) -> tuple[InstanceName, ...]:
+        kept = self._kept(name)
+        if not kept and self.instances(name):
+            raise NoSuchUnitError(f"{name} is being removed: the configuration does not have it any more")
+        return kept
+
     def _stop(self, name: str, reason: str) -> None:
-        instances = self.instances(name)
+        instances = self._kept(name)
         if self._are_the_unit(instances):
             self._ask_dependants(instances[0].unit, StopOrder(f"it requires {name}: {reason}"), ALIVE)
         for instance in instances:
             self._ask(instance, StopOrder(reason))
 
     def _restart(self, name: str, reason: str) -> None:
-        instances = self.instances(name)
+        instances = self._to_be_up(name)
         self._pull_in(dict.fromkeys(instances), reason)
         if self._are_the_unit(instances):
             self._ask_dependants(instances[0].unit, RestartOrder(f"it requires {name}: {reason}"), SERVING)
@@ -270,7 +334,7 @@ class Fleet:
         self._exit_code = exit_code
         self._effects.append(Shutdown(exit_code, reason))
         for name in reversed(self._wiring.order):
-            for instance in self._units[name].instances:
+            for instance in self._units[name].all_instances:
                 if self._states[instance].sub_state not in AT_REST:
                     self._ask(instance, StopOrder(reason))
 
@@ -286,6 +350,63 @@ class Fleet:
                     if self._states[instance].sub_state in concerned:
                         self._ask(instance, order)
 
+    # A changed configuration.
+
+    def _scale(self, name: str, instances: int) -> None:
+        units = self._configuration.units
+        if name not in units:
+            raise self._unknown(name)
+        scaled = replace(units[name], instances=instances)
+        self._reconfigure(Configuration(self._configuration.daemon, {**units, name: scaled}))
+
+    def _reconfigure(self, configuration: Configuration) -> None:
+        """Does what `plan` says: first everything is as if it had always been so, then the orders are given."""
+        if self.shutting_down:
+            raise ShuttingDownError("parsupd is being shut down; its configuration is not changed any more")
+        touched = self.plan(configuration).touched
+        daemon = settings_in_force(self._configuration.daemon, configuration.daemon)
+        self._configuration = Configuration(daemon, configuration.units)
+        self._units = rearranged(self._units, configuration.units)
+        self._states = {
+            instance: self._states.get(instance)
+            or UnitState(instance, unit.spec, generation=self._generations.pop(instance, 0))
+            for unit in self._units.values()
+            for instance in unit.all_instances
+        }
+        self._parts = {instance: self._parts.get(instance, Tally()) for instance in self._states}
+        self._connect()
+        todo = {each.unit: each for each in touched if each.unit in self._units}  # without those that had no instance
+        for each in todo.values():
+            self._redescribe(each)
+        for name in reversed(self._wiring.in_order(todo)):
+            for instance in todo[name].stops:
+                self._ask(instance, StopOrder(todo[name].why))
+            for instance in todo[name].restarts:
+                self._ask(instance, RestartOrder(todo[name].why))
+        for name in self._wiring.in_order(todo):
+            for instance in todo[name].starts:
+                self._want(instance, todo[name].why)
+        for unit in self._units.values():  # after the orders, which may have given them something to wait for
+            self._todo.extend(partial(self._give_out, each) for each in unit.held)
+            self._todo.extend(partial(self._review, each) for each in unit.waiting)
+
+    def _redescribe(self, change: UnitPlan) -> None:
+        unit = self._units[change.unit]
+        if change.keys or change.action is Action.ADD:
+            for instance in unit.all_instances:
+                if self._states[instance].spec is not unit.spec:  # it is not a new one
+                    self._step(instance, Redescribed(unit.spec))
+
+    def _forget(self, instance: InstanceName) -> None:
+        """Forgets what was removed and is down, unless the configuration has it again."""
+        unit = self._units[instance.unit]
+        if instance not in unit.removed or instance in unit.held or self._states[instance].sub_state not in AT_REST:
+            return
+        del unit.removed[instance], self._parts[instance]
+        self._generations[instance] = self._states.pop(instance).generation
+        self._touched.add(instance)
+        self._effects.append(Forgotten(instance))
+
     # Orders that end something are held back until the dependants that leave as well are down.
 
     def _ask(self, instance: InstanceName, order: StopLike) -> None:
@@ -300,9 +421,10 @@ class Fleet:
     def _give_out(self, instance: InstanceName) -> None:
         """Gives out a held order, unless what it ends is needed a little longer."""
         unit = self._units[instance.unit]
-        needed = unit.leaving_dependants > 0 and self._states[instance].sub_state in SERVING
-        if instance in unit.held and not needed:
-            self._step(instance, unit.held.pop(instance))
+        if instance in unit.held:
+            needed = unit.leaving_dependants > 0 and self._states[instance].sub_state in SERVING
+            if not needed:
+                self._step(instance, unit.held.pop(instance))
 
     def _review(self, instance: InstanceName) -> None:
         """Lets a waiting instance start, or fail, when what it waits for says so."""
@@ -328,6 +450,8 @@ class Fleet:
         if after.sub_state is not before.sub_state:
             self._moved(instance, after, event)
         self._retally(instance)
+        if instance in self._units[instance.unit].removed:
+            self._todo.append(partial(self._forget, instance))
 
     def _arm(self, at: float, instance: InstanceName) -> None:
         if len(self._deadlines) > 2 * len(self._states) + 64:  # mostly stale
@@ -376,12 +500,16 @@ class Fleet:
         name = unit.spec.name
         for other in self._wiring.dependants[name]:
             dependant = self._units[other]
-            if unit.is_ready if name in self._wiring.requires[other] else unit.is_settled:
-                dependant.blockers.discard(name)
-            else:
+            if self._blocks(name, other):
                 dependant.blockers.add(name)
+            else:
+                dependant.blockers.discard(name)
             if not dependant.blockers:
                 self._todo.extend(partial(self._review, each) for each in dependant.waiting)
+
+    def _blocks(self, name: str, dependant: str) -> bool:
+        unit = self._units[name]
+        return not (unit.is_ready if name in self._wiring.requires[dependant] else unit.is_settled)
 
     def _tell_held_back(self, unit: Unit, change: int) -> None:
         for other in self._wiring.before[unit.spec.name]:

@@ -46,6 +46,7 @@ class InstanceRecord(msgspec.Struct, frozen=True):
     incarnations: tuple[Incarnation, ...]
     held: tuple[str, str] | None = None  # an order that waits for dependants: its name in HELD, and its reason
     process: ProcessRecord | None = None
+    spec: UnitSpec | None = None  # that of the run, when the unit's has changed since
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -81,14 +82,16 @@ def record(state: UnitState, held: Held | None, process: ProcessRecord | None) -
         incarnations=state.incarnations,
         held=None if held is None else (_name_of(held), held.reason),
         process=process,
+        spec=None if state.next_spec is None else state.spec,
     )
 
 
 def state_of(record: InstanceRecord, spec: UnitSpec) -> UnitState:
-    """The state that the record was made from, without its story."""
+    """The state that the record was made from, without its story; `spec` is the unit's."""
     return UnitState(
         instance=InstanceName.parse(record.name),
-        spec=spec,
+        spec=record.spec or spec,
+        next_spec=None if record.spec is None else spec,
         target=record.target,
         sub_state=record.sub_state,
         reason=record.reason,

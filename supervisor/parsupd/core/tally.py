@@ -4,6 +4,7 @@ The tallies let the work for one event be bounded by the number of units that ar
 change of what a tally means (ready, settled, leaving) reaches other units.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -35,11 +36,16 @@ class Unit:
 
     spec: UnitSpec
     instances: tuple[InstanceName, ...]
+    removed: dict[InstanceName, None] = field(default_factory=dict)  # ordered set: to be forgotten as soon as down
     tally: Tally = field(default_factory=Tally)
     blockers: set[str] = field(default_factory=set)  # units it waits for before any instance may start
     waiting: dict[InstanceName, None] = field(default_factory=dict)  # ordered set
     held: dict[InstanceName, StopLike] = field(default_factory=dict)  # orders that dependants hold back
     leaving_dependants: int = 0  # units that must be down before an order is given out
+
+    @property
+    def all_instances(self) -> tuple[InstanceName, ...]:
+        return (*self.instances, *self.removed)
 
     @property
     def is_ready(self) -> bool:
@@ -55,8 +61,23 @@ class Unit:
         return self.tally.broken > 0 or (self.tally.wanted == 0 and bool(self.instances))
 
 
-def new_unit(spec: UnitSpec) -> Unit:
-    return Unit(spec, tuple(InstanceName(spec.name, number + 1) for number in range(spec.instances)))
+def rearranged(units: Mapping[str, Unit], specs: Mapping[str, UnitSpec]) -> dict[str, Unit]:
+    """The units of a new configuration, with all that is known of them, and then those that are not down yet.
+
+    The old ones are changed. A unit that is gone and has no instance left is dropped only here: until then nothing
+    needs to be wired anew when the last of them is forgotten.
+    """
+    found: dict[str, Unit] = {}
+    for name, spec in specs.items():
+        unit = found[name] = units.get(name) or Unit(spec, ())
+        unit.removed = {each: None for each in unit.all_instances if each.number > spec.instances}
+        unit.spec, unit.instances = spec, spec.instance_names
+    for name, unit in units.items():
+        if name not in found and unit.all_instances:
+            unit.removed = dict.fromkeys(unit.all_instances)
+            unit.instances = ()
+            found[name] = unit
+    return found
 
 
 def tally_of(state: UnitState, held: StopLike | None) -> Tally:

@@ -2,7 +2,7 @@
 
 To add a key: a field in `UnitSpec` (its name, with `_sec` as `_s`), a line in UNIT_KEYS, and a line in ONLY_FOR when it
 concerns some types only. A reader takes the value that TOML gave and returns the value that the spec holds, or raises
-BadValueError.
+BadValueError. `Live` around the reader says that a reload changes the key without restarting what runs.
 """
 
 import difflib
@@ -10,6 +10,7 @@ import enum
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from parsupd.core.units import (
@@ -20,6 +21,7 @@ from parsupd.core.units import (
     Output,
     OutputKind,
     RestartPolicy,
+    UnitSpec,
     UnitType,
 )
 
@@ -29,6 +31,20 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Reader = Callable[[Any], Any]
 E = TypeVar("E", bound=enum.Enum)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The reader of a key that only parsupd itself looks at: a change needs no restart, what runs goes on with it.
+
+    Every other key has gone into the process, so a change restarts it. That is the rule, so that a key which nobody has
+    thought about is safe.
+    """
+
+    read: Reader
+
+    def __call__(self, value: Any) -> Any:
+        return self.read(value)
 
 
 class BadValueError(ValueError):
@@ -212,27 +228,27 @@ def umask(value: Any) -> int:
 
 UNIT_KEYS: dict[str, Reader] = {
     "type": choice(UnitType),
-    "description": text,
+    "description": Live(text),
     "worker": worker_class,
     "python": filled,
     "exec": command,
     "init": init,
-    "instances": whole(0, 10_000),
-    "enabled": boolean,
-    "exit_with": boolean,
-    "requires": several(dependency),
-    "wants": several(dependency),
-    "after": several(dependency),
-    "restart": choice(RestartPolicy),
-    "restart_sec": seconds(),
-    "restart_steps": whole(0, 1000),
-    "restart_max_delay_sec": seconds(),
-    "restart_reset_after_sec": seconds(),
-    "start_limit_burst": whole(0, 10_000),
-    "start_limit_interval_sec": seconds(),
-    "timeout_start_sec": seconds(endless=True),
-    "timeout_stop_sec": seconds(endless=True),
-    "stop_signal": signal,
+    "instances": Live(whole(0, 10_000)),
+    "enabled": Live(boolean),
+    "exit_with": Live(boolean),
+    "requires": Live(several(dependency)),
+    "wants": Live(several(dependency)),
+    "after": Live(several(dependency)),
+    "restart": Live(choice(RestartPolicy)),
+    "restart_sec": Live(seconds()),
+    "restart_steps": Live(whole(0, 1000)),
+    "restart_max_delay_sec": Live(seconds()),
+    "restart_reset_after_sec": Live(seconds()),
+    "start_limit_burst": Live(whole(0, 10_000)),
+    "start_limit_interval_sec": Live(seconds()),
+    "timeout_start_sec": Live(seconds(endless=True)),
+    "timeout_stop_sec": Live(seconds(endless=True)),
+    "stop_signal": Live(signal),
     "stdout": output,
     "stderr": output,
     "environment": environment,
@@ -246,7 +262,7 @@ DAEMON_KEYS: dict[str, Reader] = {
     "runtime_dir": filled,
     "state_dir": filled,
     "log": choice(LogFormat),
-    "include": several(filled),
+    "include": Live(several(filled)),
     "lease_sec": seconds(),
 }
 
@@ -259,3 +275,14 @@ ONLY_FOR = {
     "sockets": {UnitType.SIMPLE},
 }
 NEEDED = {UnitType.WORKER: "worker", UnitType.SIMPLE: "exec", UnitType.ONESHOT: "exec"}
+
+
+def field_of(key: str) -> str:
+    """The name of a key's field in `UnitSpec` or `DaemonSettings`."""
+    return key.removesuffix("_sec") + "_s" if key.endswith("_sec") else key
+
+
+def live_part(old: UnitSpec, new: UnitSpec) -> UnitSpec:
+    """What a running instance of `old` takes over of `new`: the keys that need no restart."""
+    fields = [field_of(key) for key, reader in UNIT_KEYS.items() if isinstance(reader, Live)]
+    return replace(old, source=new.source, **{name: getattr(new, name) for name in fields})

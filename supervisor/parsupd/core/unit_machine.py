@@ -41,6 +41,7 @@ from parsupd.core.events import (
     Order,
     ReadinessLost,
     Ready,
+    Redescribed,
     Report,
     RestartOrder,
     Spawned,
@@ -51,6 +52,7 @@ from parsupd.core.events import (
     UnitEvent,
 )
 from parsupd.core.restart import Outcome
+from parsupd.core.unit_keys import live_part
 from parsupd.core.unit_state import Ending, InvalidTransitionError, Run, StoryEntry, UnitState
 from parsupd.core.units import (
     SIGKILL,
@@ -142,6 +144,11 @@ def _with_run(state: UnitState, **changes: Any) -> UnitState:
     return replace(state, run=replace(_the_run(state), **changes))
 
 
+def _without_run(state: UnitState) -> UnitState:
+    """The next run is of the newest description."""
+    return replace(state, run=None, spec=state.next_spec or state.spec, next_spec=None)
+
+
 def _fresh(state: UnitState) -> UnitState:
     """Forgets what earlier failures led to, because somebody asked for a start."""
     return replace(state, target=Target.UP, restarts=0, restarts_in_row=0, starts=())
@@ -217,6 +224,17 @@ def _stop_differently(state: UnitState, event: Order, now: float) -> Step:  # no
     return _stay(after, f"{event.reason}: when it is down, its target is {after.target.value}")
 
 
+def _redescribe(state: UnitState, event: Redescribed, now: float) -> Step:  # noqa: ARG001
+    """What has gone into a process stays while that runs; what is being stopped is stopped as described till now."""
+    stopping = state.sub_state in {SubState.STOPPING, SubState.KILLING}
+    spec = event.spec if state.run is None else state.spec if stopping else live_part(state.spec, event.spec)
+    later = spec != event.spec
+    reason = "its configuration has changed" + (
+        ", for what a process is started with from its next run on" if later else ""
+    )
+    return _stay(replace(state, spec=spec, next_spec=event.spec if later else None), reason)
+
+
 # Rules for the life of a run.
 
 
@@ -261,7 +279,7 @@ def _spawn_failed(state: UnitState, event: SpawnFailed, now: float) -> Step:
 
 def _interrupted(state: UnitState, event: SpawnInterrupted, now: float) -> Step:  # noqa: ARG001
     """Not its own failure: it starts anew, without backoff, and the attempt does not count."""
-    state = replace(state, run=None, starts=state.starts[:-1])
+    state = replace(_without_run(state), starts=state.starts[:-1])
     return _move(state, SubState.WAITING, now, "parsupd was replaced while it was being started")
 
 
@@ -357,7 +375,7 @@ def _end(state: UnitState, now: float) -> Step:
         lines=run.lines,
     )
     kept = (*state.incarnations, incarnation)[-KEPT_INCARNATIONS:]
-    ended = replace(after.state, run=None, incarnations=kept)
+    ended = replace(_without_run(after.state), incarnations=kept)
     return Step(ended, (Note(state.instance, incarnation),), after.reason)
 
 
@@ -421,6 +439,8 @@ def _ignore_late(state: UnitState, event: Report, now: float) -> Step:  # noqa: 
 
 def _learn_why(state: UnitState, event: SpawnFailed, now: float) -> Step:  # noqa: ARG001
     """The exit of a worker was seen before its spawn failed: the lines belong to the incarnation that is over."""
+    if not state.incarnations:  # it was forgotten meanwhile, and is in the configuration again
+        return _stay(state, "ignored: it has been forgotten")
     last = dataclasses.replace(state.incarnations[-1], lines=event.lines)
     return _stay(
         replace(state, incarnations=(*state.incarnations[:-1], last)), f"it {event.cause}", Note(state.instance, last)
@@ -437,6 +457,7 @@ _AFTER_THE_END: dict[type[UnitEvent], Rule] = {
 }
 
 _ENDING: dict[type[UnitEvent], Rule] = {
+    Redescribed: _redescribe,
     StartOrder: _stop_differently,
     StopOrder: _stop_differently,
     RestartOrder: _stop_differently,
@@ -453,6 +474,7 @@ _ENDING: dict[type[UnitEvent], Rule] = {
 # THE table.
 TABLE: Mapping[SubState, Mapping[type[UnitEvent], Rule]] = {
     SubState.DEAD: {
+        Redescribed: _redescribe,
         StartOrder: _begin,
         StopOrder: _already_down,
         RestartOrder: _begin,
@@ -460,6 +482,7 @@ TABLE: Mapping[SubState, Mapping[type[UnitEvent], Rule]] = {
         **_AFTER_THE_END,
     },
     SubState.WAITING: {
+        Redescribed: _redescribe,
         StartOrder: _already_up,
         StopOrder: _rest,
         RestartOrder: _already_up,
@@ -468,6 +491,7 @@ TABLE: Mapping[SubState, Mapping[type[UnitEvent], Rule]] = {
         **_AFTER_THE_END,
     },
     SubState.STARTING: {
+        Redescribed: _redescribe,
         StartOrder: _already_up,
         StopOrder: _stop,
         RestartOrder: _stop,
@@ -480,6 +504,7 @@ TABLE: Mapping[SubState, Mapping[type[UnitEvent], Rule]] = {
         DeadlineReached: _start_timed_out,
     },
     SubState.RUNNING: {
+        Redescribed: _redescribe,
         StartOrder: _already_up,
         StopOrder: _stop,
         RestartOrder: _stop,
@@ -488,6 +513,7 @@ TABLE: Mapping[SubState, Mapping[type[UnitEvent], Rule]] = {
         Exited: _exited,
     },
     SubState.EXITED: {
+        Redescribed: _redescribe,
         StartOrder: _already_up,
         StopOrder: _rest,
         RestartOrder: _begin,
@@ -496,6 +522,7 @@ TABLE: Mapping[SubState, Mapping[type[UnitEvent], Rule]] = {
     SubState.STOPPING: {**_ENDING, DeadlineReached: _kill},
     SubState.KILLING: {**_ENDING, DeadlineReached: _unkillable},
     SubState.BACKOFF: {
+        Redescribed: _redescribe,
         StartOrder: _begin,
         StopOrder: _rest,
         RestartOrder: _begin,
@@ -504,6 +531,7 @@ TABLE: Mapping[SubState, Mapping[type[UnitEvent], Rule]] = {
         **_AFTER_THE_END,
     },
     SubState.FAILED: {
+        Redescribed: _redescribe,
         StartOrder: _begin,
         StopOrder: _already_down,
         RestartOrder: _begin,

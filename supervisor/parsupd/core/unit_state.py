@@ -48,7 +48,8 @@ class UnitState(msgspec.Struct, frozen=True):
     """Everything that is known of one instance. Instants are of the clock that `now` comes from."""
 
     instance: InstanceName
-    spec: UnitSpec
+    spec: UnitSpec  # of the run, while there is one
+    next_spec: UnitSpec | None = None  # what the description has become meanwhile, from the next run on
     target: Target = Target.DOWN
     sub_state: SubState = SubState.DEAD
     reason: str = "not started yet"  # of the last change

@@ -21,6 +21,7 @@ from parsupd.core.unit_keys import (
     BadValueError,
     Reader,
     did_you_mean,
+    field_of,
 )
 from parsupd.core.units import (
     Configuration,
@@ -238,7 +239,7 @@ def _read_unit(file: _File, name: str, table: Any, found: _Found) -> None:
     found.edges[name] = {key: values.get(key, ()) for key in DEPENDENCY_KEYS}
     if len(file.problems) == before:
         _fill_in(file, values)
-        fields = {_field(key): value for key, value in values.items()}
+        fields = {field_of(key): value for key, value in values.items()}
         found.units[name] = UnitSpec(name=name, source=file.path, **fields)
 
 
@@ -277,10 +278,6 @@ def _fill_in(file: _File, values: dict[str, Any]) -> None:
         values["working_directory"] = resolve(file.path, values["working_directory"])
     if "/" in values.get("python", ""):  # a bare name is looked up in PATH
         values["python"] = resolve(file.path, values["python"])
-
-
-def _field(key: str) -> str:
-    return key.removesuffix("_sec") + "_s" if key.endswith("_sec") else key
 
 
 def resolve(source: str, path: str) -> str:

@@ -268,6 +268,10 @@ class UnitSpec:
         """Names of all units that are started before this one and stopped after it, each once."""
         return tuple(dict.fromkeys(edge.unit for edge in (*self.requires, *self.wants, *self.after)))
 
+    @property
+    def instance_names(self) -> tuple[InstanceName, ...]:
+        return tuple(InstanceName(self.name, number + 1) for number in range(self.instances))
+
 
 class LogFormat(enum.Enum):
     """Where and how parsupd logs; AUTO is the executor's choice."""
