@@ -78,7 +78,7 @@ class Daemon:
             sockets = UnitSockets(self.notifier, self.inherited)
             streams = JournalStreams(self.log) if self.to_journal else None
             doors = Doors(children, names, master, sockets, streams)
-            executor = Executor(configuration, fleet, doors, recorder, self.place, self.log)
+            executor = Executor(fleet, doors, recorder, self.place, self.log)
             manager = ServiceManager(self.notifier, executor)
             server.add(nameserver.OBJECT, names)
             server.add(SUPERVISOR, Supervisor(executor, runtime))

@@ -23,7 +23,6 @@ from parsupd.core.snapshot import ProcessRecord
 from parsupd.core.tally import AT_REST
 from parsupd.core.unitfile import ConfigurationError, parse_environment
 from parsupd.core.units import (
-    Configuration,
     ExitCause,
     InstanceName,
     Output,
@@ -73,7 +72,6 @@ class Executor:
 
     def __init__(
         self,
-        configuration: Configuration,
         fleet: Fleet,
         doors: Doors,
         recorder: Recorder,
@@ -81,7 +79,6 @@ class Executor:
         log: Any,
     ) -> None:
         """Nothing is done until `open` is called: events that are fed before that wait."""
-        self.configuration = configuration
         self.fleet = fleet
         self.on_change: Callable[[], object] = _nothing
         """Called whenever something may have changed."""
@@ -120,12 +117,12 @@ class Executor:
                 effects = self.fleet.handle(self._queue.popleft(), self._loop.time())
                 if any(isinstance(effect, do.Spawn) for effect in effects):
                     # On record before it is done: no generation is ever used twice, whenever this process ends.
-                    self._recorder.save(self.fleet, self.configuration)
+                    self._recorder.save(self.fleet)
                 for effect in effects:
                     self._carry_out(effect)
         finally:
             self._feeding = False
-        self._recorder.save(self.fleet, self.configuration)
+        self._recorder.save(self.fleet)
         self._arm()
         self._tell_waiters()
 
@@ -353,7 +350,7 @@ class Executor:
             python=spec.python or None,
             connection_timeout_s=spec.timeout_start_s,
             spawn_timeout_s=spec.timeout_start_s,
-            lease_s=self.configuration.daemon.lease_s,
+            lease_s=self.fleet.configuration.daemon.lease_s,
             on_stderr=lambda name, line: self._log.warning(f"[WORKER {name} STDERR]: {line}", unit=name),
             on_failure=lambda error: self._log.error("worker_failed", unit=str(instance), error=str(error)),
         )
@@ -432,7 +429,7 @@ class Executor:
     async def _await_worker(self, instance: InstanceName, generation: int, record: WorkerRecord, child: Child) -> None:
         """Waits for an adopted worker's registration, or for its end."""
         assert record.registered is not None
-        lease_s = self.configuration.daemon.lease_s
+        lease_s = self.fleet.configuration.daemon.lease_s
         try:
             either: set[asyncio.Future[Any]] = {record.registered, child.exited}
             await asyncio.wait(either, timeout=lease_s, return_when=asyncio.FIRST_COMPLETED)

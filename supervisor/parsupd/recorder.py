@@ -7,7 +7,7 @@ import msgspec
 from parsupd.core import snapshot
 from parsupd.core.fleet import Fleet
 from parsupd.core.snapshot import ProcessRecord, Snapshot
-from parsupd.core.units import Configuration, InstanceName
+from parsupd.core.units import InstanceName
 from parsupd.shell.state_file import StateFile
 
 
@@ -32,7 +32,7 @@ class Recorder:
             self._serial = last.serial
         return last
 
-    def save(self, fleet: Fleet, configuration: Configuration) -> None:
+    def save(self, fleet: Fleet) -> None:
         """Writes what has changed since the last time; nothing when nothing has. Blocks for well under a millisecond.
 
         A state that cannot be kept is said once: units go on, and a parsupd that comes after finds their processes by
@@ -54,7 +54,7 @@ class Recorder:
             self._boot_id,
             self._serial,
             fleet.shutting_down,
-            dict(configuration.units),
+            fleet.specs,
             list(self._raws.values()),
         )
         try:

@@ -304,7 +304,7 @@ class Fleet:
 
     def _to_be_up(self, name: str) -> tuple[InstanceName, ...]:
         kept = self._kept(name)
-        if not kept and self.instances(name):
+        if not kept and name not in self._configuration.units:
             raise NoSuchUnitError(f"{name} is being removed: the configuration does not have it any more")
         return kept
 

@@ -207,7 +207,7 @@ def _daemon(file: _File) -> DaemonSettings:
         if key in values:
             values[key] = resolve(file.path, values[key])
     values["include"] = tuple(resolve(file.path, glob) for glob in values.get("include", DEFAULT_INCLUDE))
-    return DaemonSettings(**{_field(key): value for key, value in values.items()})
+    return DaemonSettings(**{field_of(key): value for key, value in values.items()})
 
 
 def _values(file: _File, where: Path, table: Any, keys: Mapping[str, Reader]) -> dict[str, Any]:
