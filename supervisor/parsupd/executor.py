@@ -18,7 +18,7 @@ import msgspec
 from parsupd.core import effects as do
 from parsupd.core import events as told
 from parsupd.core.addresses import SOCKET
-from parsupd.core.fleet import Fleet
+from parsupd.core.fleet import Fleet, NoSuchUnitError
 from parsupd.core.snapshot import ProcessRecord
 from parsupd.core.tally import AT_REST
 from parsupd.core.unitfile import ConfigurationError, parse_environment
@@ -196,9 +196,19 @@ class Executor:
                 self._names.publish(str(instance), uri, tags)
             case do.Withdraw(instance):
                 self._names.withdraw(str(instance))
+            case do.Changed(instance, new=new) if new in AT_REST:
+                self._record(effect)
+                self._close_sockets(instance.unit)
+            case do.Changed() | do.Note() | do.Unkillable() | do.Forgotten() | do.Shutdown():
+                self._record(effect)
+            case do.AllDown(exit_code):
+                self.done.set_result(exit_code)
+            case _:
+                assert_never(effect)
+
+    def _record(self, effect: do.Changed | do.Note | do.Unkillable | do.Forgotten | do.Shutdown) -> None:
+        match effect:
             case do.Changed(instance, generation, old, new, reason):
-                if new in AT_REST:
-                    self._close_sockets(instance.unit)
                 self._log.info(
                     "unit_changed",
                     unit=str(instance),
@@ -222,8 +232,6 @@ class Executor:
                 self._log.info("unit_removed", unit=str(instance))
             case do.Shutdown(exit_code, reason):
                 self._log.info("shutting_down", exit_code=exit_code, reason=reason)
-            case do.AllDown(exit_code):
-                self.done.set_result(exit_code)
             case _:
                 assert_never(effect)
 
@@ -284,7 +292,10 @@ class Executor:
 
     def _close_sockets(self, unit: str) -> None:
         """Who connects to a unit that was stopped shall be refused, not wait for ever."""
-        statuses = self.fleet.status(unit)
+        try:
+            statuses = self.fleet.status(unit)
+        except NoSuchUnitError:  # it was removed from the configuration
+            statuses = []
         if all(status.sub_state in AT_REST and status.target is Target.DOWN for status in statuses):
             self._sockets.close(unit)
 
