@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from workerlib.errors import (
         ArgumentError,
         ConnectionLost,
+        FunctionsDiffer,
         HandshakeError,
         ItemError,
         MapError,
@@ -70,9 +71,11 @@ _HOMES = {
     "workerlib.core.daemonizing": ("DaemonizeError",),
     "workerlib.core.mapping": ("Progress",),
     "workerlib.errors": (
-        "ArgumentError", "ConnectionLost", "HandshakeError", "ItemError", "MapError", "ProtocolError", "RemoteError",
-        "ResultError", "SpawnError", "Stage", "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError",
-        "WorkerlibError",
+        "ArgumentError", "ConnectionLost", "HandshakeError", "ItemError", "MapError", "ProtocolError",
+        "RemoteError", "ResultError", "SpawnError", "Stage", "StreamAborted", "StreamOverflow",
+        "UnknownFunction", "UsageError", "WorkerlibError", "ArgumentError", "ConnectionLost", "FunctionsDiffer",
+        "HandshakeError", "ProtocolError", "RemoteError", "ResultError", "SpawnError", "Stage", "StreamAborted",
+        "StreamOverflow", "UnknownFunction", "UsageError", "WorkerlibError",
     ),
     "workerlib.kinds": (
         "StatePipe", "state", "DirectCall", "DirectPipe", "DirectWriter", "ReverseDirectPipe", "ReversePipe",
@@ -81,9 +84,7 @@ _HOMES = {
     "workerlib.futures": ("BrokenWorkers", "Executor"),
     "workerlib.map_pool": ("Config",),
     "workerlib.map_worker": ("MapWorker", "ReduceWorker"),
-    "workerlib.mapreduce": (
-        "Results", "find_map", "map", "map_reduce", "map_reduce_commutative", "map_unordered",
-    ),
+    "workerlib.mapreduce": ("Results", "find_map", "map", "map_reduce", "map_reduce_commutative", "map_unordered"),
     "workerlib.redirects": ("Redirect",),
     "workerlib.runtime": ("Master",),
     "workerlib.servant": ("Session", "current_session"),
@@ -98,13 +99,14 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ArgumentError", "BrokenWorkers", "Config", "Connection", "ConnectionLost", "DaemonizeError", "DirectCall",
-    "DirectPipe", "DirectWriter", "Executor", "Function", "Handle", "HandshakeError", "ItemError", "Kind", "MapError",
-    "MapWorker", "Master", "OneWay", "Pipe", "Progress", "ProgressBar", "ProtocolError", "Redirect", "ReduceWorker",
-    "RemoteError", "ResultError", "Results", "ReverseDirectPipe", "ReversePipe", "Rpc", "RpcSettings", "Served",
-    "Session", "ShutdownOn", "SpawnError", "Stage", "StatePipe", "Stream", "StreamAborted", "StreamOverflow",
-    "UnknownFunction", "UsageError", "Worker", "WorkerlibError", "__version__", "connect", "current_session",
-    "direct_pipe", "find_map", "get_logger", "map", "map_reduce", "map_reduce_commutative", "map_unordered", "one_way",
-    "pipe", "reverse_direct_pipe", "reverse_pipe", "rpc", "state",
+    "DirectPipe", "DirectWriter", "Executor", "Function", "FunctionsDiffer", "Handle", "HandshakeError",
+    "ItemError", "Kind", "MapError", "MapWorker", "Master", "OneWay", "Pipe", "Progress", "ProgressBar",
+    "ProtocolError", "Redirect", "ReduceWorker", "RemoteError", "ResultError", "Results", "ReverseDirectPipe",
+    "ReversePipe", "Rpc", "RpcSettings", "Served", "Session", "ShutdownOn", "SpawnError", "Stage", "StatePipe",
+    "Stream", "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError", "Worker", "WorkerlibError",
+    "__version__", "connect", "current_session", "direct_pipe", "find_map", "get_logger", "map", "map_reduce",
+    "map_reduce_commutative", "map_unordered", "one_way", "pipe", "reverse_direct_pipe", "reverse_pipe", "rpc",
+    "state",
 ]  # fmt: skip
 
 

@@ -15,16 +15,19 @@ it waits, it asks the worker for signs of life itself: a call to a worker that i
 import _thread
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 from workerlib.core import frames
 from workerlib.core.calling import (
+    Offer,
     check_size,
     is_last,
     kind_of,
     plain_call,
+    prepare,
     read_greeting,
     read_items,
     read_result,
@@ -46,7 +49,7 @@ from workerlib.outflow import Updates
 from workerlib.shell.blocking_socket import BlockingSocket, now, open_socket
 from workerlib.shell.compression import inflate
 from workerlib.shell.environment import effective_settings
-from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings
+from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings, functions_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,6 +57,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 _NOTHING: Any = object()
+NO_FUNCTIONS: Mapping[str, Function[..., Any]] = MappingProxyType({})
 
 
 class _Call:
@@ -108,18 +112,18 @@ class Stream(Iterator[R], Generic[R]):
         if self._count * 2 >= connection.settings.stream_window:
             connection.grant(call.seq, self._count)
             self._count = 0
+        frame = None
         try:
             frame = connection.next_frame(call)
             items = read_items(frame, call.outgoing, call.name)
-        except ResultError:
-            self._end("an item is not of the declared type")
-            raise
         except ProtocolError as error:
             self._ended = True
             connection.fail(error)
             raise
         except BaseException:
-            self._ended = True  # the function raised, or the connection has ended or given the call up
+            if frame is not None and not is_last(frame):  # else the function raised, or the connection has ended
+                self._end("an item could not be taken")
+            self._ended = True
             raise
         if items is None:
             self._ended = True
@@ -160,6 +164,7 @@ class Connection:
         self.settings = settings
         self.functions: dict[str, Kind] = {}
         """Names and kinds of the functions that the worker offers."""
+        self._offer = Offer()
         self.timeout_s = timeout_s
         """How long each call, and each wait for an item of a stream, may take; None: as long as the worker lives.
 
@@ -179,7 +184,9 @@ class Connection:
         self._user = _thread.get_ident()  # the thread that waits now, or else waited last
         self._waiting = False
 
-    def open(self, value: Any, within_s: float | None) -> None:
+    def open(
+        self, value: Any, within_s: float | None, expected: Mapping[str, Function[..., Any]] = NO_FUNCTIONS
+    ) -> None:
         """Connects and does the handshake; see `connect` for what is raised."""
         try:
             hello = self._session.connect(self.uri.target, value)
@@ -197,7 +204,9 @@ class Connection:
                 if now() >= until:
                     raise TimeoutError(f"{self.uri}: no answer within {within_s:g} s")
                 self._turn(until)
-            dialect, self.functions = read_greeting(self._greeting, self.uri)
+            dialect, self._offer = read_greeting(self._greeting, self.uri)
+            self.functions = self._offer.kinds
+            self._offer.check(expected, self.uri, all_needed=True)
             self._session.opened(dialect, now())
             self._session.hold(now())
         except HandshakeError:
@@ -238,7 +247,7 @@ class Connection:
         """
         outgoing = self._outgoing.get(function)
         if outgoing is None:
-            outgoing = self._outgoing[function] = Outgoing(function, self.uri.target)
+            outgoing = prepare(function, self._outgoing, self._offer, self.uri)
         if outgoing.sends_items:
             return self._send_items(args, lambda args: outgoing.payload(args, kwargs), outgoing, outgoing.name)
         return self._dispatch(function.kind, outgoing.payload(args, kwargs), outgoing, function.qualified_name)
@@ -532,8 +541,12 @@ def connect(
     insecure: bool = False,
     within_s: float | None = None,
     timeout_s: float | None = None,
+    worker: type | None = None,
 ) -> Connection:
     """Connects to a worker by its URI, as a handle or a name server gives it. `arg` goes to the worker's `connected`.
+
+    `worker` is the class that is expected there: a worker without its functions, or with other types of them, is
+    refused with FunctionsDiffer. Without it, each function is compared when it is run for the first time.
 
     `within_s` bounds connecting, `timeout_s` each call (see `Connection.timeout_s`). TCP goes unencrypted here and
     must be asked for with `insecure`.
@@ -546,5 +559,5 @@ def connect(
     if isinstance(parsed.location, TcpLocation) and not insecure:
         raise UsageError(f"{uri}: TCP without TLS shows every byte to the network; give insecure=True if that is fine")
     connection = Connection(parsed, effective_settings(settings), timeout_s=timeout_s)
-    connection.open(arg, within_s)
+    connection.open(arg, within_s, functions_of(worker) if worker is not None else NO_FUNCTIONS)
     return connection

@@ -4,16 +4,19 @@ import asyncio
 import functools
 import ssl
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 
 from workerlib.core import frames
 from workerlib.core.calling import (
+    Offer,
     check_size,
     failure,
     is_last,
     kind_of,
     plain_call,
+    prepare,
     read,
     read_greeting,
     read_result,
@@ -38,7 +41,6 @@ from workerlib.errors import (
     ArgumentError,
     HandshakeError,
     ProtocolError,
-    ResultError,
     UsageError,
 )
 from workerlib.feeding import CallWriter, Feed, SourceFeed, as_source
@@ -62,6 +64,8 @@ A Future of our own class could tell at once, but costs 3 us of a 35 us call: as
 class only. So a call gets a callback for its cancellation when it is still under way after this time.
 """
 
+NO_FUNCTIONS: Mapping[str, Function[..., Any]] = MappingProxyType({})
+
 Reply = tuple["asyncio.Future[Any]", Outgoing | None, str]
 """A call under way: who waits for it, how its result is decoded, and the function's name."""
 NO_REPLY: Any = (None, None, "")
@@ -73,11 +77,15 @@ class Connection:
     All of it belongs to the event loop that made it. An async context manager: leaving it closes the connection.
     """
 
-    def __init__(self, uri: Uri, settings: RpcSettings) -> None:
+    def __init__(
+        self, uri: Uri, settings: RpcSettings, expected: Mapping[str, Function[..., Any]] = NO_FUNCTIONS
+    ) -> None:
         self.uri = uri
+        self._expected = expected
         self.settings = settings
         self.functions: dict[str, Kind] = {}
         """Names and kinds of the functions that the worker offers."""
+        self._offer = Offer()
         self._loop = asyncio.get_running_loop()
         self._session = ClientSession(settings, inflate, self._loop.time())
         self._wire: Wire | None = None
@@ -129,7 +137,9 @@ class Connection:
             self._handshake.set_result(None)
 
     def _read_handshake(self, frame: Frame) -> None:
-        dialect, self.functions = read_greeting(frame, self.uri)
+        dialect, self._offer = read_greeting(frame, self.uri)
+        self.functions = self._offer.kinds
+        self._offer.check(self._expected, self.uri, all_needed=True)
         self._session.opened(dialect, self._loop.time())
         if self._wire is not None:
             self._wire.refresh_deadline()
@@ -171,7 +181,7 @@ class Connection:
         """
         outgoing = self._outgoing.get(function)
         if outgoing is None:
-            outgoing = self._outgoing[function] = Outgoing(function, self.uri.target)
+            outgoing = prepare(function, self._outgoing, self._offer, self.uri)
         if outgoing.sends_items:
             return self._feed(outgoing.kind, args, functools.partial(outgoing.payload, kwargs=kwargs), outgoing)
         return self._dispatch(outgoing.kind, outgoing.payload(args, kwargs), outgoing, outgoing.name)
@@ -344,7 +354,9 @@ class Connection:
             return
         try:
             future.set_result(read_result(frame, outgoing, name))
-        except (ResultError, UsageError) as error:
+        except ProtocolError:
+            raise
+        except Exception as error:  # noqa: BLE001 - also what the caller's adaption raises
             if starts_stream(frame):
                 self.send_abort(frame.seq, "the caller expected one result")
             future.set_exception(error)
@@ -413,13 +425,16 @@ async def open_to(
     tls: ssl.SSLContext | None = None,
     insecure: bool = False,
     within_s: float | None = None,
+    expected: Mapping[str, Function[..., Any]] = NO_FUNCTIONS,
 ) -> Connection:
-    """A connection to the object at `uri`; `value` is its connection-state argument.
+    """A connection to the object at `uri`, refused unless it has the `expected` functions; `value` is its
+    connection-state argument.
 
-    Raises UsageError for TCP without `tls` unless `insecure` says that this is wanted, and what `Connection.open` does.
+    Raises FunctionsDiffer, UsageError for TCP without `tls` unless `insecure` says that this is wanted, and what
+    `Connection.open` does.
     """
     if isinstance(uri.location, TcpLocation) and tls is None and not insecure:
         raise UsageError(f"{uri}: TCP without TLS shows every byte to the network; give tls=, or insecure=True")
-    connection = Connection(uri, settings)
+    connection = Connection(uri, settings, expected)
     await connection.open(value, tls=tls, within_s=within_s)
     return connection

@@ -24,6 +24,13 @@ class HandshakeError(WorkerlibError):
     """The worker refused the connection; the text says why (unknown worker id, wrong argument, `connected` raised)."""
 
 
+class FunctionsDiffer(HandshakeError):  # noqa: N818 - reads as what happened
+    """This program and the worker disagree about functions or their types; the text names those that differ.
+
+    Raised when connecting if the worker's class was given, else when such a function is run for the first time.
+    """
+
+
 class ConnectionLost(WorkerlibError):  # noqa: N818 - reads as what happened, like builtin ConnectionResetError's family
     """The connection ended while it was needed; `reason` says how, in words."""
 

@@ -6,7 +6,7 @@ The plain kinds are in `workerlib.spec`. Nothing here does anything, as there.
 import abc
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, get_args, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, get_args, overload
 
 import msgspec
 
@@ -14,9 +14,11 @@ from workerlib.errors import UsageError
 from workerlib.spec import Function, FunctionTypes, Kind, Parameters, first_argument
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R_co = TypeVar("R_co", covariant=True)
 R = TypeVar("R")
 T = TypeVar("T")
+U = TypeVar("U")
 T_contra = TypeVar("T_contra", contravariant=True)
 S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)
@@ -95,6 +97,14 @@ class DirectPipe(Function[P, R_co]):
         item, others = _split_first(self.call, parameters, "the DirectWriter that it gets")
         return FunctionTypes(others, item)
 
+    def map(self, after: Callable[[R_co], U]) -> "DirectPipe[P, U]":
+        """The same function for callers that want something else of each item; see `Pipe.map`."""
+        return cast("DirectPipe[P, U]", self.adapted(after=after))
+
+    def contra_map(self, before: Callable[Q, Any]) -> "DirectPipe[Q, R_co]":
+        """The same function, of one argument, for callers that have something else; see `Rpc.contra_map`."""
+        return cast("DirectPipe[Q, R_co]", self.adapted(before=before))
+
 
 class DirectPipeDecorator(Protocol):
     """What `direct_pipe(errors=...)` returns."""
@@ -141,11 +151,19 @@ class ReversePipe(_TakesItems[T_contra, P, R_co]):
 
     kind = Kind.REVERSE_PIPE
 
+    def map(self, after: Callable[[R_co], U]) -> "ReversePipe[T_contra, P, U]":
+        """The same function for callers that want something else of its result; see `Rpc.map`."""
+        return cast("ReversePipe[T_contra, P, U]", self.adapted(after=after))
+
 
 class ReverseDirectPipe(_TakesItems[T_contra, P, R_co]):
     """The same, with items that the caller writes by hand: `connection.run(Sum.gather)` gives a `DirectCall`."""
 
     kind = Kind.REVERSE_DIRECT_PIPE
+
+    def map(self, after: Callable[[R_co], U]) -> "ReverseDirectPipe[T_contra, P, U]":
+        """The same function for callers that want something else of its result; see `Rpc.map`."""
+        return cast("ReverseDirectPipe[T_contra, P, U]", self.adapted(after=after))
 
 
 class ReversePipeDecorator(Protocol):

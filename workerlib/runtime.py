@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from workerlib.connection import Connection, open_to
+from workerlib.connection import NO_FUNCTIONS, Connection, open_to
 from workerlib.core import spawning
 from workerlib.core.config import MARKER, MARKER_VALUE, WorkerConfig, encode_config
 from workerlib.core.daemonizing import ExitCause
@@ -32,7 +32,7 @@ from workerlib.shell.environment import effective_settings
 from workerlib.shell.pidfd import end_process, wait_pidfd
 from workerlib.shell.private_dir import process_dir, remove_sockets
 from workerlib.shell.transport import remove_stale_socket
-from workerlib.spec import RpcSettings, ShutdownOn, one_way, rpc
+from workerlib.spec import Function, RpcSettings, ShutdownOn, one_way, rpc
 
 MASTER = "workerlib.Master"
 """Id of the object with which workers register."""
@@ -132,6 +132,8 @@ class SpawnOptions(msgspec.Struct, frozen=True, kw_only=True):
     sys_path: Sequence[str] | None = None
     """Where the worker imports from; None: what its interpreter has by itself when it is started in `cd`."""
     connect_arg: Any = None
+    expected: Mapping[str, Function[..., Any]] = NO_FUNCTIONS
+    """What the worker must offer to whoever spawns it and gets a connection."""
     connection_timeout_s: float = CONNECTION_TIMEOUT_S
     spawn_timeout_s: float | None = None
     lease_s: float = 0.0
@@ -492,7 +494,10 @@ class _Spawning:
         options = self._options
         try:
             self._connection = await open_to(
-                self._record.uri, options.connect_arg, settings=effective_settings(options.settings)
+                self._record.uri,
+                options.connect_arg,
+                settings=effective_settings(options.settings),
+                expected=options.expected,
             )
             self._record.lease = self._connection
             await self._connection.call("lease", self._record.token, target=CONTROL)

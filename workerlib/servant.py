@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from workerlib.core.payload import Items, Signature
+from workerlib.core.schema import fingerprint
 from workerlib.errors import UnknownFunction
 from workerlib.shell.transport import Peer
 from workerlib.spec import (
@@ -70,6 +71,7 @@ class Servant:
             self.callees[name] = Callee(
                 function, signature, function.call.__get__(worker, type(worker)), runs_on_loop=on_loop
             )
+        self._schema: dict[str, str] | None = None
         self.on_connect = getattr(worker, "connected", None)
         self.connect_signature: Signature | None = None
         if self.on_connect is not None:
@@ -83,6 +85,12 @@ class Servant:
 
     def kinds(self) -> dict[str, str]:
         return {name: callee.function.kind.value for name, callee in self.callees.items()}
+
+    def schema(self) -> dict[str, str]:
+        """The fingerprint of each function; made when the first client connects."""
+        if self._schema is None:
+            self._schema = {name: fingerprint(callee.function) for name, callee in self.callees.items()}
+        return self._schema
 
     def find(self, name: str) -> Callee:
         """Raises UnknownFunction with the nearest name."""

@@ -181,7 +181,12 @@ class ServerConnection:
         greeting: Any = DEFAULT_HANDSHAKE
         if dialect is not None:
             window = self.server.settings.stream_window
-            greeting = {"workerlib": DIALECT, "window": window, "functions": servant.kinds()}
+            greeting = {
+                "workerlib": DIALECT,
+                "window": window,
+                "functions": servant.kinds(),
+                "schema": servant.schema(),
+            }
         payload = self._dump(frame.serializer, {"handshake": greeting, "meta": servant.metadata()})
         self.wire.write(self.session.accept(frame, payload, dialect, self.loop.time()))
         self.wire.refresh_deadline()

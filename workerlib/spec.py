@@ -26,9 +26,11 @@ import msgspec
 from workerlib.errors import UsageError
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Kind(enum.Enum):
@@ -125,6 +127,12 @@ class Function(Generic[P, R_co]):
     """
 
     kind: Kind
+    origin: Any = None
+    """What this one was adapted from, by `map` or `contra_map`: the function that the worker has."""
+    before: Callable[..., Any] | None = None
+    """Makes the one argument of `origin`."""
+    after: Callable[[Any], Any] | None = None
+    """Makes the result, or each item of a stream, from that of `origin`."""
 
     def __init__(
         self, call: Callable[..., Any], *, name: str | None = None, errors: tuple[type[Exception], ...] = ()
@@ -151,6 +159,15 @@ class Function(Generic[P, R_co]):
     def _read_types(self, parameters: Parameters, result: Any) -> FunctionTypes:
         return FunctionTypes(parameters, result)
 
+    def adapted(self, *, before: Callable[..., Any] | None = None, after: Callable[[Any], Any] | None = None) -> Any:
+        """The same function with other arguments or results; `map` and `contra_map` tell type checkers of which."""
+        adapted: Function[..., Any] = object.__new__(type(self))
+        vars(adapted).update(vars(self))
+        adapted.origin = self.origin or self
+        adapted.before = _composed(before, self.before)
+        adapted.after = _composed(self.after, after)
+        return adapted
+
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
     @overload
@@ -162,16 +179,42 @@ class Function(Generic[P, R_co]):
         return f"<{self.kind.value} {self.qualified_name}>"
 
 
+def _composed(first: Callable[..., Any] | None, then: Callable[[Any], Any] | None) -> Callable[..., Any] | None:
+    if first is None or then is None:
+        return first or then
+    return lambda *args, **kwargs: then(first(*args, **kwargs))
+
+
 class Rpc(Function[P, R_co]):
     """One call, one result. Dispatch with `await connection.run(Sum.add, 5)`."""
 
     kind = Kind.RPC
+
+    def map(self, after: Callable[[R_co], U]) -> "Rpc[P, U]":
+        """The same function for callers that want something else of its result: `after` is called with it, here.
+
+        What `after` raises is raised to whoever awaits the result. Taken from the worker's class as it is declared, a
+        function stays as it is.
+        """
+        return cast("Rpc[P, U]", self.adapted(after=after))
+
+    def contra_map(self, before: Callable[Q, Any]) -> "Rpc[Q, R_co]":
+        """The same function, of one argument, for callers that have something else: `before` makes it of theirs, here.
+
+        What `before` raises, `run` raises, and nothing is sent; what it gives is checked by the worker, as mypy cannot
+        see through a function's own parameters to the type that it would have to be.
+        """
+        return cast("Rpc[Q, R_co]", self.adapted(before=before))
 
 
 class OneWay(Function[P, None]):
     """A call without an answer: nothing is sent back, an error in it is logged by the worker."""
 
     kind = Kind.ONE_WAY
+
+    def contra_map(self, before: Callable[Q, Any]) -> "OneWay[Q]":
+        """The same function, of one argument, for callers that have something else; see `Rpc.contra_map`."""
+        return cast("OneWay[Q]", self.adapted(before=before))
 
 
 class Pipe(Function[P, R_co]):
@@ -195,6 +238,17 @@ class Pipe(Function[P, R_co]):
 
     def _read_types(self, parameters: Parameters, result: Any) -> FunctionTypes:
         return FunctionTypes(parameters, first_argument(result))
+
+    def map(self, after: Callable[[R_co], U]) -> "Pipe[P, U]":
+        """The same function for callers that want something else of each item; see `Rpc.map`.
+
+        What `after` raises ends the stream, here and in the worker.
+        """
+        return cast("Pipe[P, U]", self.adapted(after=after))
+
+    def contra_map(self, before: Callable[Q, Any]) -> "Pipe[Q, R_co]":
+        """The same function, of one argument, for callers that have something else; see `Rpc.contra_map`."""
+        return cast("Pipe[Q, R_co]", self.adapted(before=before))
 
 
 def first_argument(annotation: Any) -> Any:

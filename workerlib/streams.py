@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from workerlib.core.calling import failure, is_last, read_items, read_snapshot, tells_failure
 from workerlib.core.frames import Frame
 from workerlib.core.payload import Outgoing
-from workerlib.errors import ProtocolError, ResultError, UsageError
+from workerlib.errors import ProtocolError, UsageError
 from workerlib.inflow import Inflow
 
 R = TypeVar("R")
@@ -45,9 +45,11 @@ class Stream(Generic[R]):
             return
         try:
             items = read_items(frame, self._outgoing, self._function)
-        except (ResultError, UsageError) as error:
+        except ProtocolError:
+            raise
+        except Exception as error:  # noqa: BLE001 - also what the caller's adaption raises
             if not is_last(frame):
-                self._give_up("an item is not of the declared type")
+                self._give_up("an item could not be taken")
             inflow.end(error)
         else:
             if items is None:

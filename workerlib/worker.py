@@ -6,7 +6,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 import msgspec
 
-from workerlib.connection import Connection, open_to
+from workerlib.connection import NO_FUNCTIONS, Connection, open_to
 from workerlib.core.payload import Signature
 from workerlib.core.uri import Location, UnixLocation, Uri, parse_uri
 from workerlib.errors import ConnectionLost, UsageError
@@ -24,7 +24,7 @@ from workerlib.runtime import (
 from workerlib.server import Server
 from workerlib.shell.environment import effective_settings
 from workerlib.shell.private_dir import process_dir
-from workerlib.spec import RpcSettings, ShutdownOn, read_parameters
+from workerlib.spec import RpcSettings, ShutdownOn, functions_of, read_parameters
 
 W = TypeVar("W")
 
@@ -43,9 +43,10 @@ class Handle(msgspec.Struct, Generic[W], frozen=True):
         settings: RpcSettings | None = None,
         tls: ssl.SSLContext | None = None,
         insecure: bool = False,
+        worker: type | None = None,
     ) -> Connection:
-        """A new connection to the worker; `arg` is given to its `connected`. See `connect` for what is raised."""
-        return await connect(self.uri, arg, settings=settings, tls=tls, insecure=insecure)
+        """A new connection to the worker; `arg` is given to its `connected`. See `connect` for the rest."""
+        return await connect(self.uri, arg, settings=settings, tls=tls, insecure=insecure, worker=worker)
 
     async def shutdown(self) -> None:
         """Ends the worker, and returns when its connections have ended. Idempotent: a worker that has gone is fine."""
@@ -65,14 +66,25 @@ async def connect(
     tls: ssl.SSLContext | None = None,
     insecure: bool = False,
     within_s: float | None = None,
+    worker: type | None = None,
 ) -> Connection:
     """Connects to a worker by its URI, as a handle or a name server gives it. `arg` goes to the worker's `connected`.
+
+    `worker` is the class that is expected there: a worker without its functions, or with other types of them (because
+    one side runs older code), is refused with FunctionsDiffer. Without it, each function is compared when it is run for
+    the first time.
 
     Raises OSError when nobody listens, HandshakeError when the worker refuses (its id is not the URI's, `connected`
     raised), UsageError for a malformed URI and for TCP without `tls` or `insecure`, TimeoutError after `within_s`.
     """
     return await open_to(
-        parse_uri(uri), arg, settings=effective_settings(settings), tls=tls, insecure=insecure, within_s=within_s
+        parse_uri(uri),
+        arg,
+        settings=effective_settings(settings),
+        tls=tls,
+        insecure=insecure,
+        within_s=within_s,
+        expected=functions_of(worker) if worker is not None else NO_FUNCTIONS,
     )
 
 
@@ -208,6 +220,7 @@ class Worker:
                 env=env or {},
                 sys_path=absolute_sys_path(),
                 connect_arg=connect_arg,
+                expected=functions_of(cls),
                 connection_timeout_s=connection_timeout_s,
                 spawn_timeout_s=spawn_timeout_s,
                 settings=settings,

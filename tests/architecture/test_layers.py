@@ -33,6 +33,7 @@ LAYERS = {
     "workerlib.core.gathering": 1,
     "workerlib.core.journal_entry": 1,
     "workerlib.core.backlog": 1,
+    "workerlib.core.schema": 1,
     "workerlib.core.session": 2,
     "workerlib.core.mapping": 2,
     "workerlib.core.client_session": 3,

@@ -376,7 +376,7 @@ def test_an_item_of_the_wrong_type_ends_the_stream(with_streams) -> None:
     async def main(worker: Streams, conn: Connection) -> None:
         with pytest.raises(ResultError, match="yielded something else than it declares"):
             await collect(conn.run(Streams.wrong_item), [])
-        assert await worker.writers[0].wait_closed() == "given up by the caller: an item is not of the declared type"
+        assert await worker.writers[0].wait_closed() == "given up by the caller: an item could not be taken"
 
     with_streams(main)
 

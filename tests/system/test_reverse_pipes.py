@@ -15,6 +15,7 @@ from workers import Sum
 
 from workerlib import Redirect, ShutdownOn
 from workerlib.connection import Connection, open_to
+from workerlib.core.calling import Offer
 from workerlib.core.uri import Uri
 from workerlib.errors import ArgumentError, ConnectionLost, StreamAborted, StreamOverflow, UsageError
 from workerlib.kinds import reverse_direct_pipe, reverse_pipe
@@ -446,6 +447,7 @@ def test_ends_that_disagree_about_the_kind_are_told(with_totals) -> None:
         async def total(self, start: int) -> int: ...
 
     async def main(worker: Totals, conn: Connection) -> None:
+        conn._offer = Offer()  # as of a worker that tells no fingerprints
         for function, kind in ((Other.add, "rpc"), (Other.numbers, "pipe")):
             source = Source(10_000_000)
             with pytest.raises(UsageError, match=f"takes no stream of items in this worker: there it is .* {kind}"):

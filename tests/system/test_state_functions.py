@@ -12,6 +12,7 @@ from support import ENGINES, run_async
 
 from workerlib import blocking
 from workerlib.connection import Connection, open_to
+from workerlib.core.calling import Offer
 from workerlib.core.uri import Uri
 from workerlib.errors import ConnectionLost, ResultError, StreamAborted, UsageError
 from workerlib.kinds import state
@@ -236,6 +237,7 @@ def test_ends_that_disagree_about_the_kind_are_told(with_board) -> None:
         async def watch(self) -> int: ...
 
     async def main(worker: Board, conn: Connection) -> None:
+        conn._offer = Offer()  # as of a worker that tells no fingerprints
         with pytest.raises(UsageError, match="is no state function in this worker"):
             await conn.run(Other.plain)
         with pytest.raises(UsageError, match="its result is a stream, not one value"):

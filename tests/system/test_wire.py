@@ -20,6 +20,7 @@ from served import collect, serving, until
 from support import ENGINES, run_async
 
 from workerlib.connection import Connection, open_to
+from workerlib.core.calling import Offer
 from workerlib.core.uri import TcpLocation, UnixLocation, Uri
 from workerlib.errors import (
     ArgumentError,
@@ -607,6 +608,7 @@ def test_an_item_of_the_wrong_type_ends_the_stream_with_an_error(with_worker) ->
             yield ""
 
     async def main(worker: Everything, conn: Connection) -> None:
+        conn._offer = Offer()  # as of a worker that tells no fingerprints
         with pytest.raises(ResultError, match="yielded something else than it declares"):
             async for _ in conn.run(Other.numbers, 1000):
                 pass
@@ -639,6 +641,7 @@ def test_ends_that_disagree_about_the_kind_of_a_function_are_told(with_worker) -
             yield a
 
     async def main(worker: Everything, conn: Connection) -> None:
+        conn._offer = Offer()  # as of a worker that tells no fingerprints
         with pytest.raises(UsageError, match="numbers is a pipe in this worker"):
             await conn.run(Other.numbers, 5)
         with pytest.raises(UsageError, match="is no pipe in this worker"):

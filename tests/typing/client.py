@@ -46,6 +46,24 @@ async def calls(connection: Connection) -> None:
     print(stock)
 
 
+async def adapted_calls(connection: Connection) -> None:
+    """What `map` gives and `contra_map` takes is what `run` gives and takes."""
+    cents = Shop.price.map(lambda price: price.cents)
+    assert_type(await connection.run(cents, Order("tea")), int)
+    by_name = Shop.price.contra_map(Order)
+    assert_type(await connection.run(by_name, "tea", 5), Price)
+    texts = Shop.orders.map(repr).contra_map(len)
+    assert_type(connection.run(texts, "abc"), Stream[str])
+    sales = Shop.sales.map(repr)
+    assert_type(connection.run(sales, "tea"), Stream[str])
+    delivered = Shop.deliver.map(str)
+    assert_type(await connection.run(delivered, [Order("tea")]), str)
+    forget = Shop.forget.contra_map(repr)
+    await connection.run(forget, 5)
+    await connection.run(by_name, 5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    cents.map(len)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 async def wrong_calls(connection: Connection) -> None:
     """Arguments that the worker would refuse are refused before anything runs."""
     await connection.run(Shop.price, "tea")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -99,5 +117,5 @@ async def serves() -> None:
         assert_type(served.handle, Handle[Shop])
         async with await served.handle.connect() as connection:
             assert_type(connection, Connection)
-    async with await workerlib.connect("PYRO:shop@./u:/run/shop.sock", within_s=1) as connection:
+    async with await workerlib.connect("PYRO:shop@./u:/run/shop.sock", within_s=1, worker=Shop) as connection:
         assert_type(await connection.ping(), float)

@@ -19,10 +19,12 @@ from workerlib.core.payload import (
     encode,
     error_from_wire,
 )
+from workerlib.core.schema import differences
 from workerlib.core.session import parse_dialect
 from workerlib.core.uri import Uri
 from workerlib.errors import (
     ArgumentError,
+    FunctionsDiffer,
     HandshakeError,
     ProtocolError,
     ResultError,
@@ -30,7 +32,7 @@ from workerlib.errors import (
     UnknownFunction,
     UsageError,
 )
-from workerlib.spec import Kind, nearest
+from workerlib.spec import Function, Kind, nearest
 
 
 def read(frame: Frame) -> Any:
@@ -41,7 +43,21 @@ def read(frame: Frame) -> Any:
         raise ProtocolError(f"the payload cannot be read: {error}") from None
 
 
-def read_greeting(frame: Frame, uri: Uri) -> tuple[Mapping[str, Any], dict[str, Kind]]:
+class Offer(msgspec.Struct, frozen=True):
+    """What a worker offers, as its greeting says."""
+
+    kinds: dict[str, Kind] = {}
+    schema: dict[str, str] = {}
+    """The fingerprints of its functions; a function that is missing here is not checked."""
+
+    def check(self, functions: Mapping[str, Function[..., Any]], uri: Uri, *, all_needed: bool) -> None:
+        """Raises FunctionsDiffer when the worker knows one of them otherwise, or (if all are needed) not at all."""
+        asked = functions if all_needed else {name: f for name, f in functions.items() if name in self.schema}
+        if found := differences(asked, self.schema):
+            raise FunctionsDiffer(f"{uri}: this program and the worker disagree about {'; '.join(found)}")
+
+
+def read_greeting(frame: Frame, uri: Uri) -> tuple[Mapping[str, Any], Offer]:
     """What the server announced in its answer to CONNECT, and the functions that it offers.
 
     Raises HandshakeError when it refused, ProtocolError when it is a stock daemon or cannot be read.
@@ -52,9 +68,25 @@ def read_greeting(frame: Frame, uri: Uri) -> tuple[Mapping[str, Any], dict[str, 
     if not isinstance(answer, dict) or (dialect := parse_dialect(answer.get("handshake"))) is None:
         raise ProtocolError(f"{uri} is served by a stock Pyro5 daemon; use Pyro5.api.Proxy for that")
     try:
-        return dialect, msgspec.convert(dialect.get("functions", {}), dict[str, Kind])
+        return dialect, msgspec.convert(
+            {"kinds": dialect.get("functions", {}), "schema": dialect.get("schema", {})}, Offer
+        )
     except msgspec.ValidationError as error:
         raise ProtocolError(f"the functions of {uri} cannot be read: {error}") from None
+
+
+def prepare(
+    function: Function[..., Any], known: dict[Function[..., Any], Outgoing], offer: Offer, uri: Uri
+) -> Outgoing:
+    """What is needed to run a function, kept in `known` for the next time. Raises UsageError, FunctionsDiffer.
+
+    An adapted function is not kept, since it may be made for one call; what it was made from is.
+    """
+    origin: Function[..., Any] = function.origin or function
+    if origin not in known:
+        offer.check({origin.name: origin}, uri, all_needed=False)
+        known[origin] = Outgoing(origin, uri.target)
+    return known[origin] if origin is function else Outgoing(function, uri.target)
 
 
 def kind_of(name: str, functions: Mapping[str, Kind], target: str) -> Kind:
@@ -134,7 +166,9 @@ def read_items(frame: Frame, outgoing: Outgoing | None, name: str) -> list[Any] 
         try:
             items: list[Any] = many(frame.payload)
         except Exception as error:  # noqa: BLE001 - the types' own checks are user code
-            raise ResultError(f"{name} yielded something else than it declares: {error}") from None
+            if outgoing is None:
+                raise ResultError(f"{name} yielded something else than it declares: {error}") from None
+            raise outgoing.results.item_error(error) from None
         return items
     if starts_stream(frame):
         return []

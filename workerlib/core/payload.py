@@ -170,8 +170,41 @@ class Results:
         self.one = _decoder(types.result, f"{self._where}, result")
         self.many = _decoder(list[item], f"{self._where}, result")  # type: ignore[valid-type]  # made at run time
 
-    def error(self, error: Exception) -> ResultError:
+    def error(self, error: Exception) -> Exception:
         return ResultError(f"{self._where} returned something else than it declares: {error}")
+
+    def item_error(self, error: Exception) -> Exception:
+        return ResultError(f"{self._where} yielded something else than it declares: {error}")
+
+
+class _AdaptionFailed(Exception):  # noqa: N818 - never raised to users: it carries what their code raised
+    def __init__(self, raised: Exception) -> None:
+        self.raised = raised
+
+
+class AdaptedResults(Results):
+    """Decodes as the function declares, and gives what the caller's own `after` makes of it."""
+
+    def __init__(self, function: Function[..., Any], after: Callable[[Any], Any]) -> None:
+        super().__init__(function)
+        one, many = self.one, self.many
+
+        def adapt(value: Any) -> Any:
+            try:
+                return after(value)
+            except StopIteration as error:  # it would end what waits for the result
+                raise _AdaptionFailed(RuntimeError(f"the adaption raised StopIteration: {error}")) from error
+            except Exception as error:
+                raise _AdaptionFailed(error) from error
+
+        self.one = lambda data: adapt(one(data))
+        self.many = lambda data: [adapt(item) for item in many(data)]
+
+    def error(self, error: Exception) -> Exception:
+        return error.raised if isinstance(error, _AdaptionFailed) else super().error(error)
+
+    def item_error(self, error: Exception) -> Exception:
+        return error.raised if isinstance(error, _AdaptionFailed) else super().item_error(error)
 
 
 class Items:
@@ -203,10 +236,13 @@ class Outgoing:
         self.sends_items = function.kind.sends_items
         self.name = function.qualified_name
         self._prefix = call_prefix(target, function.name)
-        self.results = Results(function)
+        self._before = function.before
+        self.results = Results(function) if function.after is None else AdaptedResults(function, function.after)
 
     def payload(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """Raises ArgumentError when a value has no encoding; whether it fits the types, the worker checks."""
+        if self._before is not None:
+            args, kwargs = (self._before(*args, **kwargs),), {}
         try:
             return self._prefix + encode(args) + (encode(kwargs) if kwargs else NO_KEYWORDS)
         except NO_ENCODING as error:
