@@ -174,7 +174,7 @@ class _Engine:
             self._spawning -= 1
             self._free.append(connection)
             self._look()
-            self._break(f"a worker was lost: {await connection.wait_closed()}", None)
+            self._break(f"a worker was lost: {await member.wait_lost()}", None)
         except Exception as error:  # noqa: BLE001 - SpawnError, UsageError, and what the system refuses
             self._break(f"a worker could not be brought up: {error}", error)
         finally:
@@ -183,8 +183,8 @@ class _Engine:
     def _send(self, connection: Connection, job: _Job) -> None:
         try:
             answer = connection.run(CallHost.call, job.target.reference, job.each, job.kwargs)
-        except ConnectionLost as error:
-            self._break(f"a worker was lost: {error}", None)
+        except ConnectionLost:
+            pass  # `_live` tells of it
         except ArgumentError as error:  # longer than a message may be
             self._settle(connection, job, None, error)
         else:

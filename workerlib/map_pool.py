@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from workerlib.connection import Connection
+from workerlib.core.daemonizing import ExitCause
 from workerlib.core.mapping import (
     Rules,
 )
@@ -27,8 +28,10 @@ from workerlib.runtime import (
     WorkerRecord,
     absolute_sys_path,
     current_master,
+    describe_exit,
     print_stderr,
 )
+from workerlib.shell import process
 from workerlib.shell.pidfd import wait_pidfd
 from workerlib.spec import RpcSettings, ShutdownOn
 
@@ -80,6 +83,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     spawn_timeout_s: float | None = None
     """See `Worker.spawn` for both."""
     settings: RpcSettings | None = None
+    """Of the connections. A worker that gives no sign of life for `heartbeat_timeout_s` is lost: an `async def` that
+    blocks the loop for so long, or code that holds the interpreter's lock. A plain `def` may take as long as it likes.
+    """
     on_stderr: Callable[[str, str], object] = print_stderr
     """Gets name and line of what a worker writes to stderr before it serves."""
 
@@ -133,6 +139,7 @@ class Member:
 
     def __init__(self) -> None:
         self._pidfd = -1
+        self._pid = self._started = 0
         self._connection: Connection | None = None
 
     async def spawn(self, config: Config, worker: type, name: str, args: Sequence[Any]) -> Connection:
@@ -144,6 +151,7 @@ class Member:
 
     def _note(self, record: WorkerRecord) -> None:
         self._pidfd = os.dup(record.pidfd)  # the master closes its own when the worker's connection to it ends
+        self._pid, self._started = record.pid, process.start_time(record.pid)
 
     def kill(self) -> None:
         """SIGKILL; does not wait."""
@@ -151,18 +159,34 @@ class Member:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
+    async def wait_lost(self) -> str:
+        """Waits until the worker has gone, or cannot be reached any more; returns why."""
+        assert self._connection is not None, "after `spawn`"
+        reason = await self._connection.wait_closed()
+        cause = await self._end()
+        return reason if cause is None else f"{describe_exit(cause).removeprefix('was ')} ({reason})"
+
     async def end(self) -> None:
-        """Closes the connection, on which the worker's life hangs, and waits for its end; kills it when it is late."""
+        """Closes the connection, on which the worker's life hangs, and waits for its end; kills it when it is late.
+
+        Idempotent.
+        """
+        await self._end()
+
+    async def _end(self) -> ExitCause | None:
+        """How it ended, where the system tells that of a process that is not a child."""
         if self._connection is not None:
             self._connection.abort()
         if self._pidfd < 0:
-            return
+            return None
         try:
             async with asyncio.timeout(END_WITHIN_S):
                 await wait_pidfd(self._pidfd)
+            return process.strangers_exit_cause(self._pid, self._started, self._pidfd)
         except TimeoutError:
             self.kill()
             await wait_pidfd(self._pidfd)
+            return None  # that it was killed is not what it was lost for
         except asyncio.CancelledError:
             self.kill()
             raise

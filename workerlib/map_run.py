@@ -243,11 +243,11 @@ class _Run:
                 arguments = self._plan.arguments(number)
                 connection = await member.spawn(self._config, MapHost, f"{self._plan.name}-{number}", arguments)
             except Exception as error:  # noqa: BLE001 - SpawnError, UsageError, and what the system refuses
-                self._feed(NotSpawned(error))
+                self._feed(NotSpawned(number, error))
                 return
             self._members[number] = member, connection
             self._feed(Joined(number))
-            reason = await connection.wait_closed()
+            reason = await member.wait_lost()
         finally:
             await member.end()
         self._feed(Lost(number, reason))

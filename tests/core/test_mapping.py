@@ -244,7 +244,16 @@ def test_a_worker_that_dies_without_work_is_not_replaced_for_ever() -> None:
 
 def test_a_worker_that_cannot_be_spawned_ends_the_run() -> None:
     """The error of the spawn is what is raised."""
-    assert Play().feed(NotSpawned(OSError("no memory"))) == ["fail None None: no memory"]
+    assert Play().feed(NotSpawned(1, OSError("no memory"))) == ["fail None None: no memory"]
+
+
+def test_a_replacement_that_cannot_be_spawned_is_tried_again() -> None:
+    """Within the retries of its place: a worker was ready there before."""
+    play = Play(workers=1, retries=2)
+    play.join(0)
+    assert play.feed(Lost(0, "killed")) == ["spawn 0"]
+    assert play.feed(NotSpawned(0, OSError("no memory"))) == ["spawn 0"]
+    assert play.feed(NotSpawned(0, OSError("no memory"))) == ["fail None None: no memory"]
 
 
 def test_an_error_is_told_after_the_results_before_it() -> None:

@@ -295,7 +295,9 @@ def test_a_worker_killed_from_outside_while_idle_breaks_it_and_says_so() -> None
     with Executor(1) as executor:
         pid = executor.submit(os.getpid).result()
         os.kill(pid, signal.SIGKILL)
-        with pytest.raises(BrokenWorkers, match=r"a worker was lost: .*; the executor takes no more calls"):
+        with pytest.raises(
+            BrokenWorkers, match=r"a worker was lost: killed by SIGKILL .*; the executor takes no more calls"
+        ):
             wait_until(lambda: executor.submit(mapped.nap, 0.01).exception() and executor.submit(mapped.square, 1))
 
 

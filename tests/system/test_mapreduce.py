@@ -27,6 +27,7 @@ from workerlib import (
     Redirect,
     RemoteError,
     ResultError,
+    RpcSettings,
     SpawnError,
     UsageError,
 )
@@ -399,7 +400,9 @@ def test_an_item_that_kills_its_worker_is_named_after_its_retries() -> None:
 
     async def scenario() -> None:
         results: list[int] = []
-        with pytest.raises(ItemError, match=r"item 5 \(5\): each of 3 workers that had it was lost") as caught:
+        with pytest.raises(
+            ItemError, match=r"item 5 \(5\): each of 3 workers that had it was lost; the last one: killed by SIGKILL"
+        ) as caught:
             await collect(workerlib.map(mapped.killed_by_five, range(50), Config(local=2, batch=10)), results)
         assert results == [0, 1, 2, 3, 4]
         assert isinstance(caught.value.__cause__, MapError)
@@ -429,6 +432,44 @@ def test_an_item_that_takes_too_long_is_named(function: Any) -> None:
             await collect(workerlib.map(function, [0, 1, 2, -1, 4], Config(local=2, item_timeout_s=0.3)), results)
         assert results == [0, 1, 2]
         assert isinstance(caught.value.__cause__, TimeoutError)
+
+    check(scenario)
+
+
+def test_a_long_computation_is_fine_in_a_plain_function_and_fatal_on_the_loop() -> None:
+    """Heartbeats come from the worker's loop: a `def` does not keep them from it, an `async def` that blocks does."""
+
+    async def scenario() -> None:
+        settings = RpcSettings(heartbeat_interval_s=0.1, heartbeat_timeout_s=0.6)
+        config = Config(local=1, retries=0, settings=settings)
+        assert await taken(workerlib.map(mapped.nap, [1.5], config)) == [1.5]
+        with pytest.raises(ItemError, match=r"item 0 \(600.0\): the worker that had it was lost"):
+            await taken(workerlib.map(mapped.block_the_loop, [600.0], config))
+
+    check(scenario)
+
+
+def test_under_fire_every_item_has_its_result() -> None:
+    """While some worker is killed every few results, a reduction in order still has every item once."""
+
+    async def scenario() -> None:
+        lost = 0
+
+        def fire(progress: Progress) -> None:
+            nonlocal lost
+            lost = progress.lost
+            if progress.done // 500 > fire.shots < 8:  # type: ignore[attr-defined]
+                fire.shots += 1  # type: ignore[attr-defined]
+                for pid in workers_of(os.getpid())[:1]:
+                    os.kill(pid, signal.SIGKILL)
+
+        fire.shots = 0  # type: ignore[attr-defined]
+        config = Config(local=2, batch=20, retries=10)
+        result = await workerlib.map_reduce(
+            mapped.text, range(6000), config, combine=mapped.concatenate, on_progress=fire
+        )
+        assert result == "".join(f"{n}," for n in range(6000))
+        assert lost > 2
 
     check(scenario)
 

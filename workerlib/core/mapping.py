@@ -93,6 +93,7 @@ class Lost(msgspec.Struct, frozen=True):
 class NotSpawned(msgspec.Struct, frozen=True):
     """A worker could not be brought up."""
 
+    worker: int
     error: Exception
 
 
@@ -196,11 +197,13 @@ class Progress(msgspec.Struct, frozen=True):
 class _Slot:
     """One worker, as far as its place in the machine goes; replacements take over the place."""
 
-    __slots__ = ("free_at", "jobs", "killed", "losses", "number", "up")
+    __slots__ = ("free_at", "jobs", "killed", "losses", "number", "up", "was_up")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.up = False
+        self.was_up = False
+        """A worker has been ready in this place."""
         self.killed = False
         self.jobs: deque[Job] = deque()
         self.free_at = 0.0
@@ -252,8 +255,8 @@ class Scheduler:
                 self._join(self._slots[worker], effects)
             case Lost(worker, reason):
                 self._lose(self._slots[worker], reason, effects)
-            case NotSpawned(error):
-                self._fail(Failure(error), now_at=None)
+            case NotSpawned(worker, error):
+                self._miss(self._slots[worker], error, effects)
             case ReadFailed(error, failed):
                 index = None if failed is None else self._read
                 self._fail(Failure(error, index, failed[0] if failed else None), now_at=self._read)
@@ -317,10 +320,18 @@ class Scheduler:
     # Workers
 
     def _join(self, slot: _Slot, effects: list[Effect]) -> None:
-        slot.up, slot.killed = True, False
+        slot.up, slot.was_up, slot.killed = True, True, False
         if slot.number + 1 == self._called < len(self._slots):
             self._called += 1
             effects.append(Spawn(slot.number + 1))
+
+    def _miss(self, slot: _Slot, error: Exception, effects: list[Effect]) -> None:
+        """The first worker of a place fails for a reason that stays; that of a replacement may have been bad luck."""
+        slot.losses += 1
+        if slot.was_up and slot.losses <= self._rules.retries:
+            effects.append(Spawn(slot.number))
+        else:
+            self._fail(Failure(error), now_at=None)
 
     def _lose(self, slot: _Slot, reason: str, effects: list[Effect]) -> None:
         guilty = not slot.killed

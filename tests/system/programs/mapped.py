@@ -195,6 +195,11 @@ def wait_for(path: str) -> str:
     return path
 
 
+async def block_the_loop(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
