@@ -250,6 +250,18 @@ def test_the_example_gives_units_more(installed: Machine) -> None:
     assert outcomes(installed, ALLOWED_BY_THE_EXAMPLE) == []
 
 
+def test_a_restart_ends_the_old_daemon_cleanly(installed: Machine) -> None:
+    """What hands over to the next daemon exits with 0: the journal has neither a failure nor a traceback."""
+    start(installed, UNITS)
+    began = installed.run("date", "+%F %T.%N").stdout.strip()
+    for _ in range(2):
+        installed.run("parsupctl", "wait", "tally", "idle", "--timeout", "20")
+        installed.run("systemctl", "restart", "parsupd")
+    said = [str(entry["MESSAGE"]) for entry in installed.journal("--unit=parsupd", f"--since={began}")]
+    assert said
+    assert [line for line in said if "Traceback" in line or "FAILURE" in line or "Failed with" in line] == []
+
+
 RUNAWAY = """
 import os, signal, time
 if os.fork() == 0:

@@ -70,7 +70,9 @@ class JournalStreams:
             self._log.error("unit_output_lost", unit=str(instance), stream=_NAME[which], reason=reason)
 
     def close(self) -> None:
-        """Closes the daemon's own copies; units keep theirs."""
+        """Closes the daemon's own copies; units keep theirs. May be called twice: a hand-over closes before the end."""
+        if self._hang_ups.closed:
+            return
         asyncio.get_running_loop().remove_reader(self._hang_ups)
         self._hang_ups.close()
         for stream in self._open.values():
