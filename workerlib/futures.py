@@ -25,7 +25,7 @@ from workerlib.connection import Connection
 from workerlib.core.payload import NO_ENCODING, encode, error_from_wire
 from workerlib.errors import ArgumentError, ConnectionLost, ResultError, UsageError, WorkerlibError
 from workerlib.map_pool import Config, Member, usable_cpus
-from workerlib.map_worker import types_of
+from workerlib.map_worker import list_decoder, types_of
 from workerlib.references import reference_of
 from workerlib.shell.loop import run
 
@@ -50,11 +50,7 @@ class _Target:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.reference = reference_of(function)
         self.where = getattr(function, "__qualname__", self.reference)
-        result = types_of(function).result
-        try:
-            self.results = msgspec.msgpack.Decoder(list[result]).decode  # type: ignore[valid-type]  # made at run time
-        except (TypeError, NotImplementedError) as error:
-            raise UsageError(f"{self.where}, result: this type cannot travel between processes: {error}") from None
+        self.results = list_decoder(types_of(function).result, f"{self.where}, result")
 
 
 class _Job(msgspec.Struct, eq=False):
@@ -186,7 +182,8 @@ class _Engine:
         except ConnectionLost:
             pass  # `_live` tells of it
         except ArgumentError as error:  # longer than a message may be
-            self._settle(connection, job, None, error)
+            # Not at once: of many such calls each would begin the next one inside of itself.
+            asyncio.get_running_loop().call_soon(self._settle, connection, job, None, error)
         else:
             asyncio.ensure_future(answer).add_done_callback(functools.partial(self._take, connection, job))
 

@@ -49,7 +49,7 @@ from workerlib.core.mapping import (
 from workerlib.core.payload import NO_ENCODING, encode, error_from_wire
 from workerlib.errors import ArgumentError, ConnectionLost, ItemError, ResultError, UsageError, WorkerlibError
 from workerlib.map_pool import Config, Member
-from workerlib.map_worker import ONE_ARRAY, Answer, MapHost, MapWorker, ReduceWorker, types_of
+from workerlib.map_worker import ONE_ARRAY, Answer, MapHost, MapWorker, ReduceWorker, list_decoder, types_of
 from workerlib.references import reference_of
 
 T = TypeVar("T")
@@ -81,11 +81,9 @@ class Plan:
         reference = "" if self.is_class or combine is None else reference_of(combine)
         self._arguments = (reference_of(function), reference, keep), (by_position, by_name)
         self.name = function.__name__
-        result = types_of(call, skip=1 if self.is_class else 0).result
-        try:
-            self._values = msgspec.msgpack.Decoder(list[result])  # type: ignore[valid-type]  # made at run time
-        except (TypeError, NotImplementedError) as error:
-            raise UsageError(f"{self.where}, result: this type cannot travel between processes: {error}") from None
+        types = types_of(call, skip=1 if self.is_class else 0)
+        list_decoder(types.item, f"{self.where}, item")  # the worker's; here it is only tried
+        self._values = list_decoder(types.result, f"{self.where}, result")
 
     def _combine_of(self, function: Callable[..., Any], combine: Callable[..., Any] | None) -> Callable[..., Any]:
         if not self.is_class:
@@ -108,7 +106,7 @@ class Plan:
     def decode(self, values: msgspec.Raw) -> list[Any]:
         """Results as the function declares them. Raises ResultError."""
         try:
-            return self._values.decode(values)
+            return self._values(values)
         except Exception as error:  # noqa: BLE001 - the types' own checks are user code
             raise ResultError(f"{self.where} returned something else than it declares: {error}") from None
 
@@ -273,14 +271,21 @@ class _Run:
             if not isinstance(error, ConnectionLost):  # `_live` tells of that
                 self._feed(Answered(number, job, 0, [], cast("Exception", error)))
             return
-        answer = msgspec.msgpack.decode(future.result(), type=Answer)
+        try:
+            answer = self._read_answer(number, job, future.result())
+        except Exception as unreadable:  # noqa: BLE001 - nobody else would hear of it here
+            self._end(unreadable)
+        else:
+            self._feed(answer)
+
+    def _read_answer(self, number: int, job: Job, raw: msgspec.Raw) -> Answered:
+        answer = msgspec.msgpack.decode(raw, type=Answer)
         try:
             values = self._values_of(answer)
         except ResultError as refused:
-            self._feed(Answered(number, job, 0, [], refused))
-        else:
-            failure = error_from_wire(answer.error) if answer.error is not None else None
-            self._feed(Answered(number, job, answer.count, values, failure))
+            return Answered(number, job, 0, [], refused)
+        error = error_from_wire(answer.error) if answer.error is not None else None
+        return Answered(number, job, answer.count, values, error)
 
     def _values_of(self, answer: Answer) -> list[Any]:
         """Raises ResultError."""

@@ -85,6 +85,14 @@ def types_of(call: Callable[..., Any], *, skip: int = 0) -> CallTypes:
     return CallTypes(parameters, result if not isinstance(call, type) else Any)
 
 
+def list_decoder(kind: Any, where: str) -> Callable[[bytes | msgspec.Raw], list[Any]]:
+    """Decodes lists of this type. Raises UsageError for a type that cannot travel; `where` names it there."""
+    try:
+        return msgspec.msgpack.Decoder(list[kind]).decode
+    except (TypeError, NotImplementedError) as error:
+        raise UsageError(f"{where}: this type cannot travel between processes: {error}") from None
+
+
 class Answer(msgspec.Struct, array_like=True):
     """What a worker answers for a job: the first `count` items are done, and `error`, if any, stopped it there."""
 
@@ -180,11 +188,10 @@ class MapHost(Worker):
             self._where = getattr(named, "__qualname__", repr(named))
         types = types_of(self._call)
         self._signature = None if types.parameters is None else Signature(self._where, types.parameters)
-        self._items = msgspec.msgpack.Decoder(list[types.item])  # type: ignore[name-defined]  # made at run time
+        self._items = list_decoder(types.item, f"{self._where}, item")
         if combines is not None:
             self._combine = combines
-            value = types_of(combines).item
-            self._values = msgspec.msgpack.Decoder(list[value])  # type: ignore[valid-type]  # made at run time
+            self._values = list_decoder(types_of(combines).item, f"{self._where}, combined")
         self._awaits = inspect.iscoroutinefunction(self._call)
         self._thread = None if self._awaits else SteadyThread()
 
@@ -242,7 +249,7 @@ class MapHost(Worker):
 
     async def _combine_values(self, raw: msgspec.Raw) -> Answer:
         try:
-            value, *rest = self._values.decode(raw)
+            value, *rest = self._values(raw)
             for other in rest:
                 value = await self._combined(value, other)
             return Answer(0, _array([msgspec.Raw(self._encode(value))]))
@@ -252,7 +259,7 @@ class MapHost(Worker):
     def _decode(self, raw: msgspec.Raw) -> tuple[list[Any], Exception | None]:
         """The items, or those before the first that is not of the function's type, and the error that says so."""
         try:
-            return self._items.decode(raw), None
+            return self._items(raw), None
         except REFUSED as error:
             items: list[Any] = []
             for one in msgspec.msgpack.decode(raw, type=list[msgspec.Raw]):

@@ -312,6 +312,8 @@ def test_an_error_of_the_source_is_raised_after_its_items() -> None:
         (lambda n: n, {}, "a lambda of test_mapreduce has no name"),
         (Counter().update, {}, "another process would find something else"),
         (5, {}, "has no name by which another process could find it"),
+        (mapped.takes_a_task, {}, "takes_a_task, item: this type cannot travel"),
+        (mapped.gives_a_task, {}, "gives_a_task, result: this type cannot travel"),
         (mapped.square, {"init": [1]}, "only a MapWorker takes an init argument"),
     ],
 )

@@ -200,6 +200,19 @@ async def block_the_loop(seconds: float) -> float:
     return seconds
 
 
+def takes_a_task(task: asyncio.Task[int]) -> int:
+    return 1
+
+
+def gives_a_task(n: int) -> asyncio.Task[int]:
+    raise NotImplementedError
+
+
+def chatter(n: int) -> int:
+    while True:
+        print("x" * 5000)
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
