@@ -79,7 +79,10 @@ fi
 
 def run(*argv: str) -> str:
     """Its output. Ends the program with what it said when it fails."""
-    done = subprocess.run(argv, check=False, capture_output=True, text=True)
+    try:
+        done = subprocess.run(argv, check=False, capture_output=True, text=True)
+    except FileNotFoundError:
+        sys.exit(f"{argv[0]} is needed to build a Debian package, and is not there")
     if done.returncode:
         sys.exit(f"{' '.join(argv)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout.strip()

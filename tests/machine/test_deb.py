@@ -1,6 +1,7 @@
 """The Debian package that `make deb` builds, installed and purged in a real systemd without a network."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from machine_process import ROOT, Machine
 
 SERVICE = "system.slice/parsupd.service"
 PACKAGE = "/run/parsupd.deb"
+
+
+pytestmark = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="there is no dpkg here")
 
 
 @pytest.fixture(scope="module")

@@ -325,6 +325,9 @@ def test_a_user_has_a_parsupd_of_their_own(machine: Machine) -> None:
         machine.write("/home/ann/jobs/tally.py", WORKER)
         done = machine.run("parsupd", "install", "--user", user="ann").stdout.splitlines()
         assert done[-1] == "next: systemctl --user enable --now parsupd"
+        units = [f"/home/ann/.local/share/systemd/user/parsupd.{kind}" for kind in ("service", "socket")]
+        manuals = {"MANPATH": "/home/ann/.local/share/man"}  # as man finds it by ~/.local/bin in PATH
+        assert machine.run("systemd-analyze", "--user", "verify", *units, user="ann", env=manuals).stderr == ""
         machine.run("install", "-o", "ann", "-d", "/home/ann/.config/parsupd/units.d")
         machine.write("/home/ann/.config/parsupd/units.d/test.toml", UNITS.replace("/srv/jobs", "/home/ann/jobs"))
         machine.run("systemctl", "--user", "enable", "--now", "parsupd", user="ann")
