@@ -12,10 +12,8 @@ import click
 from parsupd.core.snapshot import decode as decode_snapshot
 from parsupd.core.unitfile import ConfigurationError, include_patterns, parse
 from parsupd.core.units import Configuration, DaemonSettings, LogFormat
-from parsupd.daemon import Daemon
-from parsupd.executor import Place
 from parsupd.install import install, uninstall
-from parsupd.shell import journal, leftovers
+from parsupd.shell import leftovers
 from parsupd.shell.notify_socket import Notifier, inherited_fds
 from parsupd.shell.state_file import StateFile
 from parsupd.shell.store import Lock, read_config_text, runtime_dir, state_dir
@@ -98,6 +96,11 @@ cli.add_command(uninstall)
 
 
 def _run(configuration: Configuration, options: Options, notifier: Notifier) -> int:
+    # Here: `sweep` stands between the end of one daemon and the start of the next, and has no use for all that.
+    from parsupd.daemon import Daemon  # noqa: PLC0415
+    from parsupd.executor import Place  # noqa: PLC0415
+    from parsupd.shell import journal  # noqa: PLC0415
+
     daemon = configuration.daemon
     runtime = options.runtime(daemon)
     state = state_dir(options.state_dir, daemon.state_dir, os.environ, runtime)
