@@ -1,16 +1,15 @@
 """Start-up as recovery: takes over what an earlier parsupd left, whether it handed over, crashed, or never ran."""
 
-from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from parsupd.core import events as told
+from parsupd.core.fleet import Fleet
 from parsupd.core.recovery import Fate, Verdict, judge, strays
 from parsupd.core.snapshot import InstanceRecord, Snapshot, held_of, state_of
 from parsupd.core.units import Configuration, InstanceName
 from parsupd.executor import Executor
 from parsupd.shell import leftovers
-
-Restored = Iterable[tuple[Any, Any]]
 
 
 class Adoption:
@@ -19,6 +18,7 @@ class Adoption:
     def __init__(self, taken: Snapshot | None, token: str, log: Any) -> None:
         self._records = [] if taken is None else taken.records()
         self._units = {} if taken is None else taken.units
+        self._scaled = {} if taken is None else taken.scaled
         # Else what is wanted is on record: what somebody has stopped stays down.
         self._begins_anew = taken is None or taken.shutting_down
         self._token = token
@@ -28,15 +28,22 @@ class Adoption:
         self._interrupted: list[tuple[InstanceName, int]] = []
         self._events: list[told.FleetEvent] = []
 
-    def configuration(self, current: Configuration) -> Configuration:
-        """The configuration that the earlier parsupd had, with the daemon's own settings as they are now."""
-        return Configuration(current.daemon, self._units) if self._records else current
+    def fleet(self, current: Configuration) -> Fleet:
+        """The fleet as it was, with the daemon's own settings as they are now.
 
-    def restored(self) -> Restored:
-        """The instances as they were, for the fleet."""
-        for record in self._records:
-            spec = self._units[InstanceName.parse(record.name).unit]
-            yield state_of(record, spec), held_of(record)
+        `finish` then puts the `current` configuration in force as a reload does, so that there is one way to change
+        what runs. Numbers of instances that were set by hand stay.
+        """
+        if not self._records:
+            return Fleet(current)
+        scaled = {name: count for name, count in self._scaled.items() if name in current.units}
+        units = {name: replace(current.units[name], instances=count) for name, count in scaled.items()}
+        self._events.append(told.Reconfigure(Configuration(current.daemon, {**current.units, **units})))
+        restored = [
+            (state_of(record, self._units[InstanceName.parse(record.name).unit]), held_of(record))
+            for record in self._records
+        ]
+        return Fleet(Configuration(current.daemon, self._units), restored, scaled)
 
     def take_over(self, executor: Executor) -> None:
         """Follows the processes that live, and publishes the workers among them."""

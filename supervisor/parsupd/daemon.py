@@ -12,7 +12,6 @@ from parsupd.adoption import Adoption
 from parsupd.control import Supervisor
 from parsupd.core import events as told
 from parsupd.core.addresses import SOCKET, SUPERVISOR
-from parsupd.core.fleet import Fleet
 from parsupd.core.units import Configuration
 from parsupd.executor import Doors, Executor, Place
 from parsupd.recorder import Recorder
@@ -66,7 +65,6 @@ class Daemon:
         self._follow_signals(early.append)  # before anything takes time: the default action would leave things behind
         recorder = Recorder(StateFile(runtime / "state", self._state_memfd()), process.boot_id(), self.log)
         adoption = Adoption(recorder.load(), token, self.log)
-        configuration = adoption.configuration(self.configuration)
         children = Children()
         server = Server(effective_settings(RpcSettings()))
         try:
@@ -74,7 +72,7 @@ class Daemon:
             socket = UnixLocation(str(runtime / SOCKET))
             workers = make_private(runtime / "workers")
             master = Master(server, Uri(MASTER, socket), workers, launcher=LocalLauncher(children.watch))
-            fleet = Fleet(configuration, adoption.restored())
+            fleet = adoption.fleet(self.configuration)
             sockets = UnitSockets(self.notifier, self.inherited)
             streams = JournalStreams(self.log) if self.to_journal else None
             doors = Doors(children, names, master, sockets, streams)

@@ -54,6 +54,7 @@ class Recorder:
             self._boot_id,
             self._serial,
             fleet.shutting_down,
+            dict(fleet.scaled),
             fleet.specs,
             list(self._raws.values()),
         )

@@ -20,6 +20,7 @@ from typing import Any
 import calls
 import imports
 import maps
+import replacement
 import spawning
 import streams
 import supervisors
@@ -35,6 +36,7 @@ SUBJECTS = {
     "imports": imports.rows,
     "spawning": spawning.rows,
     "supervisors": supervisors.rows,
+    "replacement": replacement.rows,
 }
 PACKAGES = ("parsupd", "msgspec", "uvloop", "Pyro5", "rpyc", "execnet", "loky", "supervisor", "circus")
 TERMINATED = 128 + signal.SIGTERM

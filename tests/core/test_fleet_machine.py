@@ -337,7 +337,7 @@ class Machine(RuleBasedStateMachine):
         instances = [InstanceName.parse(status.name) for status in before]
         records = [snapshot.encode(snapshot.record(*self.fleet.state(instance), None)) for instance in instances]
         data = snapshot.encode(
-            snapshot.Snapshot(snapshot.FORMAT, "b", 1, False, self.fleet.specs, [*map(Raw, records)])
+            snapshot.Snapshot(snapshot.FORMAT, "b", 1, False, {}, self.fleet.specs, [*map(Raw, records)])
         )
         found = snapshot.decode(data, "b")
         assert found is not None

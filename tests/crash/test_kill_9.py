@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from live_daemon import WORKER, Daemon, assert_nothing_left, daemon, simple
+from live_daemon import WORKER, Daemon, Info, assert_nothing_left, daemon, simple
 from support import alive, process_state, wait_until
 
 from parsupd.core import snapshot
@@ -83,6 +83,39 @@ def test_living_units_are_adopted(tmp_path: Path) -> None:
         with blocking.connect(before["worker@1"][2]) as connection:
             assert connection.call("add", 1) == 1
     assert not any(alive(pid) for pid, _, _ in before.values() if pid)
+
+
+def test_a_second_crash_finds_what_the_first_left(tmp_path: Path) -> None:
+    """What was adopted and has not changed since is on record for the next one, too."""
+    with daemon(tmp_path, UNITS) as running:
+        wait_until(lambda: settled(running), within_s=20, what="all units are up")
+        before = {info["name"]: (info["pid"], info["generation"]) for info in running.call("status")}
+        for _ in range(3):
+            running.kill()
+            running.start()
+            assert {info["name"]: (info["pid"], info["generation"]) for info in running.call("status")} == before
+        assert not running.records("leftover_ended")
+
+
+def test_a_changed_configuration_takes_effect_at_the_next_start(tmp_path: Path) -> None:
+    """A parsupd that adopts units puts its configuration in force as a reload does: what differs, and nothing else."""
+    kept, changed, gone = simple("sleep 600"), simple("sleep 601"), simple("sleep 602")
+    with daemon(tmp_path, f"[unit.kept]\n{kept}\n[unit.changed]\n{changed}\n[unit.gone]\n{gone}") as running:
+        before = {name: running.wait_for(f"{name}@1", up)["pid"] for name in ("kept", "changed", "gone")}
+        running.kill()
+        (tmp_path / "parsupd.toml").write_text(
+            f"[unit.kept]\n{kept}\n[unit.changed]\n{simple('sleep 611')}\n[unit.new]\n{simple('sleep 603')}"
+        )
+        running.start()
+        assert running.wait_for("changed@1", lambda status: up(status) and status["generation"] == 2)
+        assert running.wait_for("new@1", up)
+        assert running.status("kept@1")["pid"] == before["kept"]
+        wait_until(lambda: process_state(before["gone"]) in {None, "Z"}, what="the removed unit is stopped")
+        wait_until(lambda: len(running.call("status")) == 3, what="it is forgotten")
+
+
+def up(status: Info) -> bool:
+    return bool(status["sub_state"] == "running")
 
 
 def test_a_connection_to_a_worker_outlives_parsupd(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ What the dependencies mean, U being the unit that names V:
 import difflib
 import heapq
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -76,10 +76,17 @@ class Fleet:
     """All units of a configuration. It decides; the caller carries the effects out, in order, and reports back."""
 
     def __init__(
-        self, configuration: Configuration, restored: Iterable[tuple[UnitState, StopLike | None]] = ()
+        self,
+        configuration: Configuration,
+        restored: Iterable[tuple[UnitState, StopLike | None]] = (),
+        scaled: Mapping[str, int] | None = None,
     ) -> None:
-        """`restored`: instances as an earlier fleet had them, each with the order that dependants held back."""
+        """`restored`: instances as an earlier fleet had them, each with the order that dependants held back.
+
+        `scaled`: the numbers of instances that were set in it by Scale.
+        """
         self._configuration = configuration
+        self._scaled = dict(scaled or {})
         self._units = {name: Unit(spec, spec.instance_names) for name, spec in configuration.units.items()}
         self._states = {
             instance: UnitState(instance, unit.spec) for unit in self._units.values() for instance in unit.instances
@@ -106,6 +113,7 @@ class Fleet:
     def _restore(self, state: UnitState, held: StopLike | None) -> None:
         instance, unit = state.instance, self._units[state.instance.unit]
         self._states[instance] = state
+        self._touched.add(instance)
         if held is not None:
             unit.held[instance] = held
             self._todo.append(partial(self._give_out, instance))
@@ -210,6 +218,11 @@ class Fleet:
     def configuration(self) -> Configuration:
         """The one in force: that of the files as they were read last, with the numbers of instances set since."""
         return self._configuration
+
+    @property
+    def scaled(self) -> Mapping[str, int]:
+        """The numbers of instances that Scale has set, of the units in which no Reconfigure has said otherwise."""
+        return self._scaled
 
     @property
     def specs(self) -> dict[str, UnitSpec]:
@@ -358,6 +371,7 @@ class Fleet:
             raise self._unknown(name)
         scaled = replace(units[name], instances=instances)
         self._reconfigure(Configuration(self._configuration.daemon, {**units, name: scaled}))
+        self._scaled[name] = instances
 
     def _reconfigure(self, configuration: Configuration) -> None:
         """Does what `plan` says: first everything is as if it had always been so, then the orders are given."""
@@ -366,6 +380,8 @@ class Fleet:
         touched = self.plan(configuration).touched
         daemon = settings_in_force(self._configuration.daemon, configuration.daemon)
         self._configuration = Configuration(daemon, configuration.units)
+        numbers = {name: spec.instances for name, spec in configuration.units.items()}
+        self._scaled = {name: count for name, count in self._scaled.items() if numbers.get(name) == count}
         self._units = rearranged(self._units, configuration.units)
         self._states = {
             instance: self._states.get(instance)

@@ -56,6 +56,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     boot_id: str
     serial: int
     shutting_down: bool
+    scaled: dict[str, int]
     units: dict[str, UnitSpec]
     instances: list[msgspec.Raw]
     """Encoded `InstanceRecord`s: most of them are the same in each snapshot, and are encoded once."""
