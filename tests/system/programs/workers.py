@@ -69,6 +69,10 @@ class Sum(Worker):
         return self.total
 
     @rpc
+    async def pid(self) -> int:
+        return os.getpid()
+
+    @rpc
     async def facts(self) -> dict[str, str]:
         umask = os.umask(0)
         os.umask(umask)
@@ -148,6 +152,21 @@ class Ticker(Worker):
     @direct_pipe
     async def ticks(self, out: DirectWriter[int]) -> None:
         self.writers.append(out)
+
+    @direct_pipe
+    async def count(self, out: DirectWriter[int], below: int) -> None:
+        async def write() -> None:
+            for n in range(below):
+                out.write(n)
+                if not n % 1000:
+                    await out.flushed()
+            out.close()
+
+        self.writing = asyncio.create_task(write())
+
+    @rpc
+    async def pid(self) -> int:
+        return os.getpid()
 
     @rpc
     async def tick(self, count: int) -> None:
