@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from workerlib.version import __version__
 
 if TYPE_CHECKING:
+    from workerlib.common import WorkerInfo
     from workerlib.connection import Connection
     from workerlib.core.daemonizing import DaemonizeError
     from workerlib.core.mapping import Progress
@@ -61,11 +62,14 @@ if TYPE_CHECKING:
     from workerlib.servant import Session, current_session
     from workerlib.shell.journal import get_logger
     from workerlib.shell.progress_bar import ProgressBar
+    from workerlib.shell.recent_log import LogRecord
     from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings, ShutdownOn, one_way, pipe, rpc
     from workerlib.streams import Stream
     from workerlib.worker import Handle, Served, Worker, connect
 
 _HOMES = {
+    "workerlib.common": ("WorkerInfo",),
+    "workerlib.shell.recent_log": ("LogRecord",),
     "workerlib.connection": ("Connection",),
     "workerlib.streams": ("Stream",),
     "workerlib.core.daemonizing": ("DaemonizeError",),
@@ -100,13 +104,13 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "ArgumentError", "BrokenWorkers", "Config", "Connection", "ConnectionLost", "DaemonizeError", "DirectCall",
     "DirectPipe", "DirectWriter", "Executor", "Function", "FunctionsDiffer", "Handle", "HandshakeError",
-    "ItemError", "Kind", "MapError", "MapWorker", "Master", "OneWay", "Pipe", "Progress", "ProgressBar",
-    "ProtocolError", "Redirect", "ReduceWorker", "RemoteError", "ResultError", "Results", "ReverseDirectPipe",
-    "ReversePipe", "Rpc", "RpcSettings", "Served", "Session", "ShutdownOn", "SpawnError", "Stage", "StatePipe",
-    "Stream", "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError", "Worker", "WorkerlibError",
-    "__version__", "connect", "current_session", "direct_pipe", "find_map", "get_logger", "map", "map_reduce",
-    "map_reduce_commutative", "map_unordered", "one_way", "pipe", "reverse_direct_pipe", "reverse_pipe", "rpc",
-    "state",
+    "ItemError", "Kind", "LogRecord", "MapError", "MapWorker", "Master", "OneWay", "Pipe", "Progress",
+    "ProgressBar", "ProtocolError", "Redirect", "ReduceWorker", "RemoteError", "ResultError", "Results",
+    "ReverseDirectPipe", "ReversePipe", "Rpc", "RpcSettings", "Served", "Session", "ShutdownOn", "SpawnError",
+    "Stage", "StatePipe", "Stream", "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError", "Worker",
+    "WorkerInfo", "WorkerlibError", "__version__", "connect", "current_session", "direct_pipe", "find_map",
+    "get_logger", "map", "map_reduce", "map_reduce_commutative", "map_unordered", "one_way", "pipe",
+    "reverse_direct_pipe", "reverse_pipe", "rpc", "state",
 ]  # fmt: skip
 
 

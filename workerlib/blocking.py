@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overload
 
 from workerlib.core import frames
 from workerlib.core.calling import (
@@ -35,6 +35,7 @@ from workerlib.core.calling import (
     starts_stream,
 )
 from workerlib.core.client_session import ClientSession
+from workerlib.core.config import CONTROL
 from workerlib.core.frames import Frame
 from workerlib.core.payload import NO_ENCODING, Outgoing
 from workerlib.core.session import (
@@ -50,6 +51,10 @@ from workerlib.shell.blocking_socket import BlockingSocket, now, open_socket
 from workerlib.shell.compression import inflate
 from workerlib.shell.environment import effective_settings
 from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings, functions_of
+
+if TYPE_CHECKING:
+    from workerlib.common import WorkerInfo
+    from workerlib.shell.recent_log import LogRecord
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -261,6 +266,43 @@ class Connection:
         if kind.sends_items:
             return self._send_items(args, lambda args: plain_call(self.uri.target, name, args, kwargs), None, name)
         return self._dispatch(kind, plain_call(target or self.uri.target, name, args, kwargs), None, name)
+
+    # What every worker has
+
+    def info(self) -> "WorkerInfo":
+        """The worker as it sees itself: pid, start, memory, connections, functions with their types."""
+        from workerlib.common import Common  # noqa: PLC0415 - most scripts never ask
+
+        return self._run_common(Common.info)  # type: ignore[no-any-return]
+
+    def worker_settings(self) -> RpcSettings:
+        """The bounds and deadlines that the worker holds this connection to; `settings` are this end's own."""
+        from workerlib.common import Common  # noqa: PLC0415 - most scripts never ask
+
+        return self._run_common(Common.settings)  # type: ignore[no-any-return]
+
+    def close_server(self) -> None:
+        """Makes the worker accept no more connections; those that exist stay, this one included. Idempotent."""
+        from workerlib.common import Common  # noqa: PLC0415 - most scripts never ask
+
+        self._run_common(Common.close_server)
+
+    def log(self, last: int = 0) -> "Stream[LogRecord]":
+        """The records of the worker's log from now on, after the `last` ones that it has kept (at most 1000).
+
+        With `last`, also what was logged before anybody could connect. Records below INFO are not there unless the
+        worker's own code lowers the level of the root logger. Any number of subscribers may read at a time; one that
+        falls too far behind gets StreamOverflow, and does not hold the worker up.
+        """
+        from workerlib.common import Common  # noqa: PLC0415 - most scripts never ask
+
+        return self._run_common(Common.log, last)  # type: ignore[no-any-return]
+
+    def _run_common(self, function: Function[..., Any], *args: Any) -> Any:
+        outgoing = self._outgoing.get(function)
+        if outgoing is None:
+            outgoing = self._outgoing[function] = Outgoing(function, CONTROL)
+        return self._dispatch(function.kind, outgoing.payload(args, {}), outgoing, outgoing.name)
 
     def ping(self) -> float:
         """Seconds from here to the worker's connection and back; its functions are not involved."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mappin
 from types import MappingProxyType
 from typing import Any, ParamSpec, Self, TypeVar, cast, overload
 
+from workerlib.common import Common, WorkerInfo
 from workerlib.core import frames
 from workerlib.core.calling import (
     Offer,
@@ -24,6 +25,7 @@ from workerlib.core.calling import (
     tells_failure,
 )
 from workerlib.core.client_session import ClientSession
+from workerlib.core.config import CONTROL
 from workerlib.core.frames import Frame
 from workerlib.core.payload import (
     MSGPACK,
@@ -47,6 +49,7 @@ from workerlib.feeding import CallWriter, Feed, SourceFeed, as_source
 from workerlib.kinds import DirectCall, DirectPipe, ReverseDirectPipe, ReversePipe, StatePipe
 from workerlib.outflow import Updates
 from workerlib.shell.compression import inflate
+from workerlib.shell.recent_log import LogRecord
 from workerlib.shell.transport import Wire, open_connection
 from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings
 from workerlib.streams import StateStream, Stream
@@ -270,6 +273,37 @@ class Connection:
             self.send_abort(seq, "cancelled by the caller")
             if seq in self._feeds:
                 self._feeds.pop(seq).cut("the call was cancelled")
+
+    # What every worker has
+
+    async def info(self) -> WorkerInfo:
+        """The worker as it sees itself: pid, start, memory, connections, functions with their types."""
+        info: WorkerInfo = await self._run_common(Common.info)
+        return info
+
+    async def worker_settings(self) -> RpcSettings:
+        """The bounds and deadlines that the worker holds this connection to; `settings` are this end's own."""
+        settings: RpcSettings = await self._run_common(Common.settings)
+        return settings
+
+    async def close_server(self) -> None:
+        """Makes the worker accept no more connections; those that exist stay, this one included. Idempotent."""
+        await self._run_common(Common.close_server)
+
+    def log(self, last: int = 0) -> Stream[LogRecord]:
+        """The records of the worker's log from now on, after the `last` ones that it has kept (at most 1000).
+
+        With `last`, also what was logged before anybody could connect. Records below INFO are not there unless the
+        worker's own code lowers the level of the root logger. Any number of subscribers may read at a time; one that
+        falls too far behind gets StreamOverflow, and does not hold the worker up.
+        """
+        return self._run_common(Common.log, last)  # type: ignore[no-any-return]
+
+    def _run_common(self, function: Function[..., Any], *args: Any) -> Any:
+        outgoing = self._outgoing.get(function)
+        if outgoing is None:
+            outgoing = self._outgoing[function] = Outgoing(function, CONTROL)
+        return self._dispatch(function.kind, outgoing.payload(args, {}), outgoing, outgoing.name)
 
     async def ping(self) -> float:
         """Seconds from here to the worker's connection and back; its functions are not involved."""

@@ -12,18 +12,20 @@ from typing import Any
 
 import msgspec
 
+from workerlib.common import Common
 from workerlib.connection import Connection, open_to
-from workerlib.core.config import MARKER, MARKER_VALUE, MAX_SIZE, WorkerConfig, decode_config
+from workerlib.core.config import CONTROL, MARKER, MARKER_VALUE, MAX_SIZE, WorkerConfig, decode_config
 from workerlib.core.payload import error_to_wire
 from workerlib.core.uri import UnixLocation, parse_uri
 from workerlib.errors import ConnectionLost, HandshakeError, UsageError, WorkerlibError
 from workerlib.redirects import Target
 from workerlib.references import load_named
-from workerlib.runtime import CONTROL, become_worker
+from workerlib.runtime import become_worker
 from workerlib.servant import Servant, current_session
 from workerlib.server import Server
 from workerlib.shell import journal
 from workerlib.shell.detach import Release, daemonize_wait
+from workerlib.shell.recent_log import RecentLog
 from workerlib.spec import ShutdownOn, rpc
 from workerlib.worker import Worker, initialise
 
@@ -39,6 +41,8 @@ class WorkerEnv(msgspec.Struct, frozen=True):
 
     config: WorkerConfig
     release: Release
+    recent_log: RecentLog
+    """What the process logs, for `Connection.log`. Not attached yet: `logging.basicConfig` does nothing after that."""
 
 
 def is_worker() -> bool:
@@ -65,7 +69,7 @@ def worker_init_before_async() -> WorkerEnv:
     for fd in passed:
         os.set_inheritable(fd, False)
     release = daemonize_wait(cd=config.cd, umask=config.umask, parent_pid=config.parent_pid, preserve_fds=passed)
-    return WorkerEnv(config, release)
+    return WorkerEnv(config, release, RecentLog())
 
 
 def _passed_fds(config: WorkerConfig) -> set[int]:
@@ -81,10 +85,11 @@ def load_worker(reference: str) -> type:
     return value
 
 
-class _Control:
+class _Control(Common):
     """The object through which a worker's master initialises it and ends its life."""
 
-    def __init__(self, hosted: "Hosted") -> None:
+    def __init__(self, hosted: "Hosted", server: Server, servant: Servant, recent: RecentLog) -> None:
+        super().__init__(server, servant, recent)
         self._hosted = hosted
 
     @rpc
@@ -109,7 +114,9 @@ class Hosted:
         self._servant = Servant(worker)  # now: types that cannot travel shall fail the spawn, not the first call
         self._loop = asyncio.get_running_loop()
         self._server = Server(env.config.settings)
-        self._server.add(CONTROL, _Control(self))
+        env.recent_log.follow(self._loop)
+        env.recent_log.attach()
+        self._server.add(CONTROL, _Control(self, self._server, self._servant, env.recent_log))
         self._master: Connection | None = None
         self._watching: asyncio.Task[None] | None = None
         self._initialising = False
@@ -280,6 +287,7 @@ def run_worker(load: Callable[[WorkerEnv], type]) -> int:
 
     env = worker_init_before_async()
     journal.configure_worker(env.config.name, env.config.worker_id)
+    env.recent_log.attach()  # now: what loading the worker's module logs counts as well
     try:
         return run(_host(env, load(env)))
     except UsageError as error:

@@ -18,7 +18,7 @@ import msgspec
 
 from workerlib.connection import NO_FUNCTIONS, Connection, open_to
 from workerlib.core import spawning
-from workerlib.core.config import MARKER, MARKER_VALUE, WorkerConfig, encode_config
+from workerlib.core.config import CONTROL, MARKER, MARKER_VALUE, WorkerConfig, encode_config
 from workerlib.core.daemonizing import ExitCause
 from workerlib.core.payload import error_from_wire
 from workerlib.core.spawning import Effect
@@ -36,9 +36,6 @@ from workerlib.spec import Function, RpcSettings, ShutdownOn, one_way, rpc
 
 MASTER = "workerlib.Master"
 """Id of the object with which workers register."""
-CONTROL = "workerlib.Control"
-"""Id of the object in each worker through which its master initialises it and ends its life."""
-
 CONNECTION_TIMEOUT_S = 10.0
 LAST_WAIT_S = 1.0
 """How long a master that ends waits for workers that are ending, so that it can remove their sockets."""

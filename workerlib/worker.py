@@ -1,12 +1,15 @@
 """`Worker`, the class that users subclass, and `Handle`, which names one running worker."""
 
+import asyncio
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 import msgspec
 
+from workerlib.common import Common, WorkerInfo
 from workerlib.connection import NO_FUNCTIONS, Connection, open_to
+from workerlib.core.config import CONTROL
 from workerlib.core.payload import Signature
 from workerlib.core.uri import Location, UnixLocation, Uri, parse_uri
 from workerlib.errors import ConnectionLost, UsageError
@@ -14,7 +17,6 @@ from workerlib.redirects import Redirect
 from workerlib.references import reference_of
 from workerlib.runtime import (
     CONNECTION_TIMEOUT_S,
-    CONTROL,
     SpawnOptions,
     absolute_sys_path,
     current_master,
@@ -24,6 +26,7 @@ from workerlib.runtime import (
 from workerlib.server import Server
 from workerlib.shell.environment import effective_settings
 from workerlib.shell.private_dir import process_dir
+from workerlib.shell.recent_log import LogRecord, RecentLog
 from workerlib.spec import RpcSettings, ShutdownOn, functions_of, read_parameters
 
 W = TypeVar("W")
@@ -48,10 +51,29 @@ class Handle(msgspec.Struct, Generic[W], frozen=True):
         """A new connection to the worker; `arg` is given to its `connected`. See `connect` for the rest."""
         return await connect(self.uri, arg, settings=settings, tls=tls, insecure=insecure, worker=worker)
 
+    async def info(self) -> WorkerInfo:
+        """What the worker is, over a connection of its own. Raises what `connect` does."""
+        async with await self._control() as connection:
+            return await connection.info()
+
+    async def close_server(self) -> None:
+        """Makes the worker accept no more connections; those that exist stay. Idempotent as long as one exists."""
+        async with await self._control() as connection:
+            await connection.close_server()
+
+    async def log(self, last: int = 0) -> AsyncIterator[LogRecord]:
+        """The worker's log, over a connection of its own; see `Connection.log`."""
+        async with await self._control() as connection:
+            async for record in connection.log(last):
+                yield record
+
+    def _control(self) -> Awaitable[Connection]:
+        return connect(f"PYRO:{CONTROL}@{parse_uri(self.uri).location}")
+
     async def shutdown(self) -> None:
         """Ends the worker, and returns when its connections have ended. Idempotent: a worker that has gone is fine."""
         try:
-            async with await connect(f"PYRO:{CONTROL}@{parse_uri(self.uri).location}") as connection:
+            async with await self._control() as connection:
                 await connection.call("shutdown", self.worker_id, target=CONTROL)
                 await connection.wait_closed()
         except (ConnectionLost, FileNotFoundError, ConnectionRefusedError):
@@ -91,13 +113,15 @@ async def connect(
 class Served(Generic[W]):
     """A worker that is served in this process. An async context manager: leaving it ends the service."""
 
-    def __init__(self, server: Server, handle: Handle[W], worker: W) -> None:
+    def __init__(self, server: Server, handle: Handle[W], worker: W, recent: RecentLog) -> None:
         self._server = server
+        self._recent = recent
         self.handle = handle
         self.worker = worker
 
     async def close(self) -> None:
         """Stops listening and ends the connections. Idempotent."""
+        self._recent.detach()
         await self._server.close()
 
     async def __aenter__(self) -> Self:
@@ -256,6 +280,9 @@ class Worker:
             raise UsageError(
                 f"{location}: TCP without TLS shows every byte to the network; give tls=, or insecure=True"
             )
-        server.add(worker_id, worker)
+        recent = RecentLog()
+        recent.follow(asyncio.get_running_loop())
+        server.add(CONTROL, Common(server, server.add(worker_id, worker), recent))
         where = await server.listen(location, tls=tls)
-        return Served(server, Handle(worker_id, str(Uri(worker_id, where)), name or cls.__name__), worker)
+        recent.attach()
+        return Served(server, Handle(worker_id, str(Uri(worker_id, where)), name or cls.__name__), worker, recent)

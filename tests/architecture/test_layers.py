@@ -41,6 +41,7 @@ LAYERS = {
     "workerlib.core.spawning": 2,
     "workerlib.shell": 4,
     "workerlib.launchers": 4,
+    "workerlib.common": 5,
     "workerlib.connection": 5,
     "workerlib.outflow": 5,
     "workerlib.inflow": 5,

@@ -5,7 +5,17 @@ from typing import assert_type
 from job import Order, Price, Shop
 
 import workerlib
-from workerlib import Connection, DirectCall, Handle, Redirect, ShutdownOn, Stream
+from workerlib import (
+    Connection,
+    DirectCall,
+    Handle,
+    LogRecord,
+    Redirect,
+    RpcSettings,
+    ShutdownOn,
+    Stream,
+    WorkerInfo,
+)
 
 
 async def calls(connection: Connection) -> None:
@@ -44,6 +54,16 @@ async def calls(connection: Connection) -> None:
     print(await connection.run(Shop.stock, "tea"))  # what is expected of the result does not change the function's type
     stock: float | None = await connection.run(Shop.stock, "tea")
     print(stock)
+
+
+async def common_functions(connection: Connection, handle: Handle[Shop]) -> None:
+    """What every worker has."""
+    assert_type(await connection.info(), WorkerInfo)
+    assert_type(await connection.worker_settings(), RpcSettings)
+    assert_type(connection.log(last=10), Stream[LogRecord])
+    assert_type((await handle.info()).functions, dict[str, str])
+    async for record in handle.log():
+        assert_type(record.event, str)
 
 
 async def adapted_calls(connection: Connection) -> None:

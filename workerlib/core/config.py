@@ -12,6 +12,9 @@ MARKER = "WORKERLIB_WORKER"
 MARKER_VALUE = "1"
 MAX_SIZE = 1 << 20
 
+CONTROL = "workerlib.Control"
+"""Id of the object in each worker with what all workers offer, and through which a master initialises it."""
+
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that a spawned process needs to become the worker that its master expects."""
