@@ -3,10 +3,10 @@
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from machine_process import INSTALLED, Machine
+from machine_service import SERVICE, Service, installed
 
 JOB = """
 import asyncio, os, time
@@ -39,56 +39,12 @@ exec = ["/bin/sh", "-c", "sleep 100000 & sleep 100000"]
 requires = ["counter"]
 """
 
-SERVICE = "parsupd.service"
-
-
-class Service:
-    """parsupd as an installed service."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-
-    def ctl(self, *argv: str, check: bool = True) -> Any:
-        out = self.machine.run(f"{INSTALLED}/bin/parsupctl", *argv, check=check).stdout
-        return json.loads(out) if "--json" in argv else out
-
-    def show(self, name: str) -> str:
-        return self.machine.show(SERVICE, name)[name]
-
-    def systemctl(self, *argv: str, check: bool = True) -> None:
-        self.machine.run("systemctl", *argv, check=check)
-
-    def configure(self, units: str) -> None:
-        self.machine.write("/etc/parsupd/units.d/test.toml", units)
-
-    def lives(self) -> dict[str, tuple[int, int]]:
-        """Pid and generation of each instance."""
-        return {one["name"]: (one["pid"], one["generation"]) for one in self.ctl("list", "--json")}
-
-    def wait_active(self, status: str = "") -> None:
-        def there() -> bool:
-            shown = self.machine.show(SERVICE, "ActiveState", "StatusText")
-            return shown["ActiveState"] == "active" and status in shown["StatusText"]
-
-        self.machine.wait_until(there, within_s=30, what=f"active, {status!r}: {self.show('StatusText')}")
-
 
 @pytest.fixture
 def service(machine: Machine) -> Iterator[Service]:
     """An installed service with these units, running; stopped and removed afterwards."""
-    machine.run(f"{INSTALLED}/bin/parsupd", "install")
-    machine.write("/srv/jobs/counter.py", JOB)
-    running = Service(machine)
-    running.configure(UNITS)
-    running.systemctl("start", SERVICE)
-    try:
+    with installed(machine, UNITS, {"counter": JOB}) as running:
         yield running
-    finally:
-        running.systemctl("stop", "parsupd.socket", SERVICE, check=False)
-        machine.run(f"{INSTALLED}/bin/parsupd", "uninstall")
-        machine.run("rm", "-rf", "/etc/parsupd", "/srv/jobs", "/etc/systemd/system/parsupd.service.d")
-        running.systemctl("daemon-reload")
-        running.systemctl("reset-failed")
 
 
 ALL_READY = "3 units: 3 ready"

@@ -94,6 +94,7 @@ def test_a_journald_that_is_away_or_stuck_stops_nothing(listener: socket.socket)
             assert "Resource temporarily unavailable" in log.calls[1].kwargs["reason"]
         finally:
             away.close()
+            away.close()  # the end of a hand-over and that of the daemon both do
             stuck.close()
 
     run_async(main)

@@ -37,7 +37,7 @@ def path() -> Iterator[str]:
 
 @contextmanager
 def sender(path: str, backlog_size: int = 1 << 20) -> Iterator[Journald]:
-    made = Journald(path, backlog_size)
+    made = Journald([], path, backlog_size)
     yield made
     made.close()
 
@@ -132,7 +132,7 @@ def test_a_forked_child_sends_only_its_own(path: str) -> None:
 FORKS = """
 import os, sys
 from workerlib.shell.journald import Journald
-journald = Journald(sys.argv[1])
+journald = Journald([], sys.argv[1])
 journald.send(b"FROM=parent\\n")
 if pid := os.fork():
     os.waitpid(pid, 0)
@@ -178,7 +178,7 @@ def test_what_waits_is_sent_at_the_end_of_the_process(path: str) -> None:
 LOGS_AND_ENDS = """
 import sys
 from workerlib.shell.journald import Journald
-journald = Journald(sys.argv[1])
+journald = Journald([], sys.argv[1])
 for number in range(2000):
     journald.send(b"SEQ=%d\\n" % number)
 """

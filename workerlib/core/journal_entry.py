@@ -72,11 +72,12 @@ def encode(fields: Iterable[Field]) -> bytes:
     return b"".join(parts)
 
 
-def lost(count: int) -> bytes:
-    """The entry that stands where `count` entries are missing."""
+def lost(count: int, whose: Iterable[Field] = ()) -> bytes:
+    """The entry that stands where `count` entries are missing; `whose` are the fields that all entries have."""
     text = f"{count} log record{'s' if count != 1 else ''} of this process lost: journald did not take them"
     return encode(
         [
+            *whose,
             ("MESSAGE", text),
             ("PRIORITY", "4"),
             ("MESSAGE_ID", MESSAGE_IDS["records_lost"]),

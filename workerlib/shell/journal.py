@@ -131,8 +131,8 @@ class _WorkerHandler(logging.StreamHandler[Any]):
     def __init__(self, name: str, worker_id: str) -> None:
         super().__init__()
         self._name = name
-        self._journald = Journald()
         self._base = tuple(_identity(name, worker_id, os.environ))
+        self._journald = Journald(self._base)
 
     def emit(self, record: logging.LogRecord) -> None:
         # Asked each time, since stderr is a pipe to the master until the worker is released, and may be redirected.

@@ -19,9 +19,11 @@ import select
 import socket
 import threading
 import weakref
+from collections.abc import Sequence
 
 from workerlib.core import journal_entry
 from workerlib.core.backlog import Backlog
+from workerlib.core.journal_entry import Field
 
 NATIVE_SOCKET = "/run/systemd/journal/socket"
 
@@ -47,7 +49,9 @@ class _Outcome(enum.Enum):
 class Journald:
     """A sender of entries. May be used by any thread, and after a fork by parent and child."""
 
-    def __init__(self, path: str = NATIVE_SOCKET, backlog_size: int = BACKLOG_SIZE) -> None:
+    def __init__(self, whose: Sequence[Field], path: str = NATIVE_SOCKET, backlog_size: int = BACKLOG_SIZE) -> None:
+        """`whose` are the fields of the record that says how many were lost."""
+        self._whose = whose
         self._path = path
         self._backlog_size = backlog_size
         self._socket: socket.socket | None = None
@@ -88,7 +92,7 @@ class Journald:
     def _send_all(self) -> _Outcome:
         while self._backlog:
             item = self._backlog.head()
-            outcome = self._send(journal_entry.lost(item) if isinstance(item, int) else item)
+            outcome = self._send(journal_entry.lost(item, self._whose) if isinstance(item, int) else item)
             if outcome is _Outcome.AWAY:
                 self._backlog.lose_all()
             if outcome is not _Outcome.SENT:

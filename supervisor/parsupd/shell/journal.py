@@ -99,6 +99,8 @@ class _Console:
 
 _CODE = {"pathname": "CODE_FILE", "lineno": "CODE_LINE", "func_name": "CODE_FUNC"}
 
+_IDENTIFIER = ("SYSLOG_IDENTIFIER", "parsupd")
+
 _PRIORITY = {"debug": "7", "info": "6", "warning": "4", "error": "3", "critical": "2"}
 
 
@@ -109,7 +111,7 @@ def _entry(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> byte
     fields = [
         ("MESSAGE", f"{message}\n{error}" if error else message),
         ("PRIORITY", _PRIORITY.get(record.pop("level"), "6")),
-        ("SYSLOG_IDENTIFIER", "parsupd"),
+        _IDENTIFIER,
         *((name, str(record.pop(key))) for key, name in _CODE.items()),
     ]
     if found := messages.message_id(record["event"], record.get("new", "")):
@@ -126,7 +128,7 @@ class _Sender:
     """journald, as structlog's loggers want it."""
 
     def __init__(self) -> None:
-        self._journald = Journald()
+        self._journald = Journald([_IDENTIFIER])
 
     def msg(self, entry: bytes) -> None:
         self._journald.send(entry)

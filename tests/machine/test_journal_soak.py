@@ -1,0 +1,119 @@
+"""Many workers, many records, restarts in between: what the journal has is what was said, once, in order.
+
+A tenth of the full number in `make test`; PARSUP_SOAK=1 (`make soak`) takes all: a million of each kind.
+"""
+
+import json
+import os
+import subprocess
+import time
+from array import array
+from collections import defaultdict
+
+import pytest
+from machine_process import Machine
+from machine_service import SERVICE, Service, installed
+
+WORKERS = 20
+PER_WORKER = 50_000 if os.environ.get("PARSUP_SOAK") else 5_000
+"""Structured records of each, and as many raw lines."""
+PER_SECOND = 500
+"""Of each kind and worker: what journald keeps up with on two cores. Faster workers would not wait for it, but lose, and
+say so; test_journal.py shows that.
+"""
+
+JOB = f"""
+import os, threading, time
+import workerlib
+
+log = workerlib.get_logger()
+
+class Writer(workerlib.Worker):
+    async def init(self) -> None:
+        threading.Thread(target=write, daemon=True).start()
+
+def write() -> None:
+    began = time.monotonic()
+    for number in range({PER_WORKER}):
+        log.info("numbered", seq=number)
+        os.write(1, b"raw %d\\n" % number)
+        if number % 25 == 0:
+            time.sleep(max(0.0, began + number / {PER_SECOND} - time.monotonic()))
+    log.info("written", seconds=time.monotonic() - began)
+"""
+
+UNITS = f"""
+[unit.writer]
+type = "worker"
+worker = "writer:Writer"
+working_directory = "/srv/jobs"
+instances = {WORKERS}
+"""
+
+FIELDS = "PARSUP_INSTANCE,PARSUP_EVENT,SYSLOG_IDENTIFIER,SEQ,MESSAGE,_PID"
+
+
+def entries(machine: Machine) -> dict[tuple[str, str], "array[int]"]:
+    """The numbers in the journal by instance and kind, in its order; read once, as it comes."""
+    found: dict[tuple[str, str], array[int]] = defaultdict(lambda: array("q"))
+    command = ["journalctl", "--quiet", "--no-pager", "--output=json", f"--output-fields={FIELDS}"]
+    machine.run("journalctl", "--sync")
+    with subprocess.Popen([*machine.enter(timeout=500), *command], stdout=subprocess.PIPE) as reading:
+        assert reading.stdout is not None
+        for line in reading.stdout:
+            entry = json.loads(line)
+            event, name = entry.get("PARSUP_EVENT"), entry.get("SYSLOG_IDENTIFIER", "")
+            if not name.startswith("writer@"):
+                continue
+            if event == "numbered":
+                found[name, "structured"].append(int(entry["SEQ"]))
+            elif event is None and entry["MESSAGE"].startswith("raw "):
+                found[name, "raw"].append(int(entry["MESSAGE"][4:]))
+            elif event == "records_lost":
+                found[name, "lost"].append(1)
+    return found
+
+
+@pytest.mark.timeout(1200)
+def test_nothing_is_lost_or_doubled_and_the_order_is_kept(machine: Machine) -> None:
+    """Each record and each line of 20 workers is in the journal once and in order, over restarts and a kill of parsupd."""
+    with installed(machine, UNITS, {"writer": JOB}) as service:
+        began = time.monotonic()
+        lives = service.lives()
+        disturbances = disturb(service, machine)
+        assert service.lives() == lives, "a worker was replaced: its successor would begin again"
+        wrote = time.monotonic() - began
+        found = entries(machine)
+        read = time.monotonic() - began - wrote
+        expected = array("q", range(PER_WORKER))
+        wrong = {
+            key: (len(numbers), sorted(set(expected) - set(numbers))[:3])
+            for number in range(1, WORKERS + 1)
+            for kind in ("structured", "raw")
+            if (numbers := found[key := (f"writer@{number}", kind)]) != expected
+        }
+        assert wrong == {}
+        assert not [key for key in found if key[1] == "lost"]
+        assert disturbances >= 3
+        total = WORKERS * PER_WORKER
+        print(f"{total} records and {total} lines in {wrote:.0f} s with {disturbances} restarts; read in {read:.0f} s")
+    machine.run("journalctl", "--rotate", "--vacuum-size=1M")
+
+
+def disturb(service: Service, machine: Machine) -> int:
+    """Replaces parsupd, by restart and by kill -9 in turn, until all have written; returns how often."""
+    times = 0
+    while True:
+        done = machine.run(
+            "journalctl", "--quiet", "--output=cat", "--output-fields=PARSUP_INSTANCE", "PARSUP_EVENT=written"
+        )
+        if len(done.stdout.split()) == WORKERS and times >= 3:
+            return times
+        before = service.show("MainPID")
+        if times % 2:
+            service.systemctl("kill", "--kill-who=main", "-s", "KILL", SERVICE)
+        else:
+            service.systemctl("restart", SERVICE)
+        machine.wait_until(lambda old=before: service.show("MainPID") not in {old, "0"}, within_s=30)
+        service.wait_active(f"{WORKERS} units: {WORKERS} ready")
+        times += 1
