@@ -82,7 +82,7 @@ def test_map_keeps_the_order(engine: str) -> None:
 
 
 def test_async_functions_run_at_the_same_time() -> None:
-    """A worker has `in_flight` items of an async function at a time: 100 naps of 20 ms do not take 2 seconds."""
+    """A worker has `in_flight` items of an async function at a time: 100 naps of 100 ms do not take 10 seconds."""
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
@@ -93,7 +93,7 @@ def test_async_functions_run_at_the_same_time() -> None:
                 stamps.append(loop.time())
                 assert result == (len(stamps) - 1) ** 2
         assert len(stamps) == 100
-        assert stamps[-1] - stamps[0] < 1.0
+        assert stamps[-1] - stamps[0] < 5.0
 
     check(scenario)
 
@@ -312,8 +312,8 @@ def test_an_error_of_the_source_is_raised_after_its_items() -> None:
         (lambda n: n, {}, "a lambda of test_mapreduce has no name"),
         (Counter().update, {}, "another process would find something else"),
         (5, {}, "has no name by which another process could find it"),
-        (mapped.takes_a_task, {}, "takes_a_task, item: this type cannot travel"),
-        (mapped.gives_a_task, {}, "gives_a_task, result: this type cannot travel"),
+        (mapped.takes_either, {}, "takes_either, item: this type cannot travel"),
+        (mapped.gives_either, {}, "gives_either, result: this type cannot travel"),
         (mapped.square, {"init": [1]}, "only a MapWorker takes an init argument"),
     ],
 )
@@ -430,8 +430,8 @@ def test_an_item_that_takes_too_long_is_named(function: Any) -> None:
 
     async def scenario() -> None:
         results: list[int] = []
-        with pytest.raises(ItemError, match=r"item 3 \(-1\): TimeoutError: it took longer than 0.3 s") as caught:
-            await collect(workerlib.map(function, [0, 1, 2, -1, 4], Config(local=2, item_timeout_s=0.3)), results)
+        with pytest.raises(ItemError, match=r"item 3 \(-1\): TimeoutError: it took longer than 1 s") as caught:
+            await collect(workerlib.map(function, [0, 1, 2, -1, 4], Config(local=2, item_timeout_s=1.0)), results)
         assert results == [0, 1, 2]
         assert isinstance(caught.value.__cause__, TimeoutError)
 
@@ -442,9 +442,9 @@ def test_a_long_computation_is_fine_in_a_plain_function_and_fatal_on_the_loop() 
     """Heartbeats come from the worker's loop: a `def` does not keep them from it, an `async def` that blocks does."""
 
     async def scenario() -> None:
-        settings = RpcSettings(heartbeat_interval_s=0.1, heartbeat_timeout_s=0.6)
+        settings = RpcSettings(heartbeat_interval_s=0.2, heartbeat_timeout_s=1.2)
         config = Config(local=1, retries=0, settings=settings)
-        assert await taken(workerlib.map(mapped.nap, [1.5], config)) == [1.5]
+        assert await taken(workerlib.map(mapped.nap, [2.5], config)) == [2.5]
         with pytest.raises(ItemError, match=r"item 0 \(600.0\): the worker that had it was lost"):
             await taken(workerlib.map(mapped.block_the_loop, [600.0], config))
 
@@ -452,26 +452,28 @@ def test_a_long_computation_is_fine_in_a_plain_function_and_fatal_on_the_loop() 
 
 
 def test_under_fire_every_item_has_its_result() -> None:
-    """While some worker is killed every few results, a reduction in order still has every item once."""
+    """A worker is killed whenever both are up, four times: a reduction in order still has every item once."""
 
     async def scenario() -> None:
-        lost = 0
+        shots = count = 0
+
+        def source() -> Iterator[int]:
+            nonlocal count
+            while shots < 4:
+                yield count
+                count += 1
 
         def fire(progress: Progress) -> None:
-            nonlocal lost
-            lost = progress.lost
-            if progress.done // 500 > fire.shots < 8:  # type: ignore[attr-defined]
-                fire.shots += 1  # type: ignore[attr-defined]
-                for pid in workers_of(os.getpid())[:1]:
-                    os.kill(pid, signal.SIGKILL)
+            nonlocal shots
+            if progress.workers == 2 and progress.lost == shots < 4 and progress.running:
+                shots += 1
+                os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
 
-        fire.shots = 0  # type: ignore[attr-defined]
-        config = Config(local=2, batch=20, retries=10)
         result = await workerlib.map_reduce(
-            mapped.text, range(6000), config, combine=mapped.concatenate, on_progress=fire
+            mapped.text_slowly, source(), Config(local=2, batch=20), combine=mapped.concatenate, on_progress=fire
         )
-        assert result == "".join(f"{n}," for n in range(6000))
-        assert lost > 2
+        assert result == "".join(f"{n}," for n in range(count))
+        assert shots == 4
 
     check(scenario)
 

@@ -27,7 +27,7 @@ def square(n: int) -> int:
 
 
 async def square_later(n: int) -> int:
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.1)
     return n * n
 
 
@@ -41,6 +41,11 @@ async def add_later(a: int, b: int) -> int:
 
 
 def text(n: int) -> str:
+    return f"{n},"
+
+
+def text_slowly(n: int) -> str:
+    time.sleep(0.001)
     return f"{n},"
 
 
@@ -200,17 +205,13 @@ async def block_the_loop(seconds: float) -> float:
     return seconds
 
 
-def takes_a_task(task: asyncio.Task[int]) -> int:
-    return 1
+def takes_either(item: set[int] | list[int]) -> int:
+    """MessagePack has one kind of array: which of them was meant?"""
+    return len(item)
 
 
-def gives_a_task(n: int) -> asyncio.Task[int]:
-    raise NotImplementedError
-
-
-def chatter(n: int) -> int:
-    while True:
-        print("x" * 5000)
+def gives_either(n: int) -> set[int] | list[int]:
+    return [n]
 
 
 def die() -> None:
