@@ -1,7 +1,8 @@
 """workerlib: Python worker processes, spawned, called like typed functions, and never leaked.
 
-Subclass `Worker`, decorate its functions with `rpc`, `one_way` or `pipe`, then `await MyWorker.spawn(...)`, and
-`await connection.run(MyWorker.function, argument)`. Each name below is documented where it is defined.
+Subclass `Worker`, decorate its functions with `rpc`, `one_way`, `pipe`, `direct_pipe`, `reverse_pipe`,
+`reverse_direct_pipe` or `state`, then `await MyWorker.spawn(...)`, and `await connection.run(MyWorker.function,
+argument)`. Each name below is documented where it is defined.
 
 Names are loaded when they are first used: a tool that needs only the blocking client does not pay for asyncio.
 """

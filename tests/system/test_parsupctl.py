@@ -291,11 +291,18 @@ def test_an_unknown_unit_is_told_with_the_nearest(shared: Controlled, command: s
         (["ticks", "0"], ""),
         (["note", '"hello"'], ""),
         (["notes", "--instance", "2"], "[]"),
+        (["written", "3"], "0\n1\n2"),
+        (["countdown", "7"], "7\n0\n1"),
+        (["total", "[1, 2, 3]"], "6"),
+        (["total", "[1, 2, 3]", "--arg", "start=10"], "16"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_call_prints_the_result_as_json(shared: Controlled, args: list[str], printed: str) -> None:
-    """Each argument is JSON, by position or by name; a pipe prints one line an item, a one_way nothing."""
+    """Each argument is JSON, by position or by name; a stream prints one line an item, a one_way nothing.
+
+    A state function prints its snapshot first; a reverse pipe takes its items from an array, the first argument.
+    """
     done = shared.ctl("call", "pricing", *args)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.removesuffix("\n") == printed

@@ -82,7 +82,9 @@ def call(
 
     Each argument is one JSON value; a text needs quotes of its own: '"text"'. The worker checks the arguments against
     the function's types and refuses what does not fit with the path of the value. A pipe function prints one JSON value
-    a line, each as soon as it comes. A one_way function prints nothing. Dates are printed as text, bytes in base64.
+    a line, each as soon as it comes, and so does a state function after its snapshot. A reverse_pipe function takes its
+    items from an array, as the first argument. A one_way function prints nothing. Dates are printed as text, bytes in
+    base64.
 
     Exit status 1 when the function raised, 3 when no instance is ready, 4 when there is no such unit.
 

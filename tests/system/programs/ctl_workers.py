@@ -5,7 +5,7 @@ import datetime as dt
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from workerlib import Worker, one_way, pipe, rpc
+from workerlib import DirectWriter, Worker, direct_pipe, one_way, pipe, reverse_pipe, rpc, state
 
 
 @dataclass
@@ -62,6 +62,22 @@ class Pricing(Worker):
     async def ticks(self, count: int) -> AsyncIterator[int]:
         for n in range(count):
             yield n
+
+    @direct_pipe
+    async def written(self, out: DirectWriter[int], count: int) -> None:
+        for n in range(count):
+            out.write(n)
+        out.close()
+
+    @state
+    async def countdown(self, start: int) -> tuple[int, AsyncIterator[int]]:
+        return start, self.ticks(2)
+
+    @reverse_pipe
+    async def total(self, updates: AsyncIterator[int], start: int = 0) -> int:
+        async for n in updates:
+            start += n
+        return start
 
     @pipe
     async def one_then_wait(self) -> AsyncIterator[int]:
