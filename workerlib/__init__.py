@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         reverse_pipe,
         state,
     )
+    from workerlib.managed import Group, Managed, WhenLost, find_units
     from workerlib.map_pool import Config
     from workerlib.map_worker import MapWorker, ReduceWorker
     from workerlib.mapreduce import (
@@ -87,6 +88,7 @@ _HOMES = {
         "direct_pipe", "reverse_direct_pipe", "reverse_pipe",
     ),
     "workerlib.futures": ("BrokenWorkers", "Executor"),
+    "workerlib.managed": ("Group", "Managed", "WhenLost", "find_units"),
     "workerlib.map_pool": ("Config",),
     "workerlib.map_worker": ("MapWorker", "ReduceWorker"),
     "workerlib.mapreduce": ("Results", "find_map", "map", "map_reduce", "map_reduce_commutative", "map_unordered"),
@@ -104,14 +106,14 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ArgumentError", "BrokenWorkers", "Config", "Connection", "ConnectionLost", "DaemonizeError", "DirectCall",
-    "DirectPipe", "DirectWriter", "Executor", "Function", "FunctionsDiffer", "Handle", "HandshakeError",
-    "ItemError", "Kind", "LogRecord", "MapError", "MapWorker", "Master", "OneWay", "Pipe", "Progress",
+    "DirectPipe", "DirectWriter", "Executor", "Function", "FunctionsDiffer", "Group", "Handle", "HandshakeError",
+    "ItemError", "Kind", "LogRecord", "Managed", "MapError", "MapWorker", "Master", "OneWay", "Pipe", "Progress",
     "ProgressBar", "ProtocolError", "Redirect", "ReduceWorker", "RemoteError", "ResultError", "Results",
     "ReverseDirectPipe", "ReversePipe", "Rpc", "RpcSettings", "Served", "Session", "ShutdownOn", "SpawnError",
-    "Stage", "StatePipe", "Stream", "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError", "Worker",
-    "WorkerInfo", "WorkerlibError", "__version__", "connect", "current_session", "direct_pipe", "find_map",
-    "get_logger", "map", "map_reduce", "map_reduce_commutative", "map_unordered", "one_way", "pipe",
-    "reverse_direct_pipe", "reverse_pipe", "rpc", "state",
+    "Stage", "StatePipe", "Stream", "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError", "WhenLost",
+    "Worker", "WorkerInfo", "WorkerlibError", "__version__", "connect", "current_session", "direct_pipe",
+    "find_map", "find_units", "get_logger", "map", "map_reduce", "map_reduce_commutative", "map_unordered",
+    "one_way", "pipe", "reverse_direct_pipe", "reverse_pipe", "rpc", "state",
 ]  # fmt: skip
 
 

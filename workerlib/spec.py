@@ -190,6 +190,17 @@ class Rpc(Function[P, R_co]):
 
     kind = Kind.RPC
 
+    def __init__(
+        self,
+        call: Callable[..., Any],
+        *,
+        name: str | None = None,
+        errors: tuple[type[Exception], ...] = (),
+        idempotent: bool = False,
+    ) -> None:
+        super().__init__(call, name=name, errors=errors)
+        self.idempotent = idempotent
+
     def map(self, after: Callable[[R_co], U]) -> "Rpc[P, U]":
         """The same function for callers that want something else of its result: `after` is called with it, here.
 
@@ -280,15 +291,25 @@ def rpc(call: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> Rpc[P
 @overload
 def rpc(call: Callable[Concatenate[Any, P], R], /) -> Rpc[P, R]: ...
 @overload
-def rpc(*, name: str | None = None, errors: tuple[type[Exception], ...] = ()) -> RpcDecorator: ...
-def rpc(call: Any = None, /, *, name: str | None = None, errors: tuple[type[Exception], ...] = ()) -> Any:
+def rpc(
+    *, name: str | None = None, errors: tuple[type[Exception], ...] = (), idempotent: bool = False
+) -> RpcDecorator: ...
+def rpc(
+    call: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    errors: tuple[type[Exception], ...] = (),
+    idempotent: bool = False,
+) -> Any:
     """Makes a method callable by clients: one call, one result.
 
     `async def` runs on the worker's event loop, `def` in a bounded pool of threads. `errors` lists exception classes of
-    your own that shall arrive at the caller as themselves; builtin ones always do.
+    your own that shall arrive at the caller as themselves; builtin ones always do. `idempotent` says that a call made
+    twice does what one does, so that a `Managed` connection may repeat one that was lost on the way.
     """
     if call is None:
-        return lambda method: Rpc(method, name=name, errors=errors)
+        return lambda method: Rpc(method, name=name, errors=errors, idempotent=idempotent)
     return Rpc(call)
 
 

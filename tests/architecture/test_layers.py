@@ -56,6 +56,7 @@ LAYERS = {
     "workerlib.blocking": 5,
     "workerlib.runtime": 5,
     "workerlib.worker": 5,
+    "workerlib.managed": 5,
     "workerlib.hosting": 5,
     "workerlib.expert": 5,
     "workerlib.references": 5,

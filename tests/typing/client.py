@@ -8,14 +8,24 @@ import workerlib
 from workerlib import (
     Connection,
     DirectCall,
+    Group,
     Handle,
     LogRecord,
+    Managed,
     Redirect,
     RpcSettings,
     ShutdownOn,
     Stream,
     WorkerInfo,
 )
+
+
+async def managed(one: Managed, many: Group) -> None:
+    """A managed connection and a group call as a connection does."""
+    assert_type(await one.run(Shop.stock, "tea"), int)
+    assert_type(await many.run(Shop.price, Order("tea")), Price)
+    assert_type(await one.run(Shop.forget, "tea"), None)
+    assert_type(await many.connection(), Connection)
 
 
 async def calls(connection: Connection) -> None:
