@@ -5,13 +5,17 @@ BIN    := $(VENV)/bin
 
 DEB_PYTHON ?= /usr/bin/python3
 
-.PHONY: run test lint format bench deb clean setup setup-dev
+.PHONY: run test soak lint format bench deb clean setup setup-dev
 
 run: setup
 	$(BIN)/parsupd --config etc/parsupd.toml
 
 test: setup-dev
 	$(BIN)/pytest
+
+# A million records and as many lines through a real journald; needs root.
+soak: setup-dev
+	PARSUP_SOAK=1 $(BIN)/pytest -s -o faulthandler_timeout=0 tests/machine/test_journal_soak.py
 
 lint: setup-dev
 	$(BIN)/ruff format --check .

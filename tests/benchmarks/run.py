@@ -19,6 +19,7 @@ from typing import Any
 
 import calls
 import imports
+import journaling
 import maps
 import replacement
 import spawning
@@ -37,6 +38,7 @@ SUBJECTS = {
     "spawning": spawning.rows,
     "supervisors": supervisors.rows,
     "replacement": replacement.rows,
+    "journal": journaling.rows,
 }
 PACKAGES = ("parsupd", "msgspec", "uvloop", "Pyro5", "rpyc", "execnet", "loky", "supervisor", "circus")
 TERMINATED = 128 + signal.SIGTERM
