@@ -242,10 +242,9 @@ def test_a_journald_that_was_stopped_is_found_again(talker: Service, since: str)
     assert [entry["SEQ"] for entry in machine.journal(since, "PARSUP_EVENT=many")] == ["7"]
     talker.ctl("restart", "counter", "talker")
     grows(machine, since)
-    told = {(entry["PARSUP_INSTANCE"], entry["PARSUP_STREAM"], entry["PRIORITY"])
-            for entry in machine.journal(since, "PARSUP_EVENT=unit_output_lost")}  # fmt: skip
-    counted = machine.journal(since, "PARSUP_EVENT=records_lost", "SYSLOG_IDENTIFIER=parsupd")
-    assert ("counter@1", "stdout", "3") in told or counted, "the loss was told, or at least that it could not be told"
+    # The record of the loss itself may have been in the socket that was closed with journald: it is told again.
+    told = machine.journal(since, "PARSUP_EVENT=unit_output_again")
+    assert {(entry["PARSUP_INSTANCE"], entry["PARSUP_STREAM"]) for entry in told} >= {("counter@1", "stdout")}
 
 
 def test_a_rate_limit_drops_and_says_so(talker: Service, since: str) -> None:
@@ -358,7 +357,7 @@ def test_logs_tells_what_is_wrong(talker: Service) -> None:
         4,
         "parsupctl: no unit or instance 'talkr'; did you mean 'talker'?\n",
     )
-    without = machine.run(ctl, "logs", "talker", check=False, env={"PATH": f"{INSTALLED}/bin:/only/env"})
+    without = machine.run("env", f"PATH={INSTALLED}/bin", ctl, "logs", "talker", check=False)
     assert (without.returncode, without.stderr) == (
         1,
         "parsupctl: journalctl is not installed, and the journal is read with it\n",

@@ -73,6 +73,7 @@ def test_a_stream_that_journald_closes_is_told_of_and_made_anew(listener: socket
             second = streams.fd(PRICING, journal_stream.STDERR)
             assert second is not None
             assert stream_name(second) != name
+            assert (log.calls[1].method_name, log.calls[1].args) == ("warning", ("unit_output_again",))
         finally:
             streams.close()
 

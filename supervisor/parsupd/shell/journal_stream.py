@@ -36,6 +36,7 @@ class JournalStreams:
         self._path = path
         self._open: dict[Stream, socket.socket] = {}
         self._stream_of: dict[int, Stream] = {}
+        self._lost: set[Stream] = set()
         # Not the loop's own poller: it would ask for more than the hang-up, and these sockets are always at their end,
         # since journald never sends anything.
         self._hang_ups = select.epoll()
@@ -57,6 +58,11 @@ class JournalStreams:
             self._open[instance, which] = found
             self._stream_of[found.fileno()] = (instance, which)
             self._hang_ups.register(found, 0)  # a hang-up is always reported
+            if (instance, which) in self._lost:
+                # Said again, as journald may have taken the record of the loss with it.
+                self._lost.remove((instance, which))
+                reason = f"journald had closed its {_NAME[which]}; what it has written since then is lost"
+                self._log.warning("unit_output_again", unit=str(instance), stream=_NAME[which], reason=reason)
         return found.fileno()
 
     def _take_hang_ups(self) -> None:
@@ -64,6 +70,7 @@ class JournalStreams:
             instance, which = stream = self._stream_of.pop(fd)
             self._hang_ups.unregister(fd)
             self._open.pop(stream).close()
+            self._lost.add(stream)
             reason = (
                 f"journald has closed the stream of its {_NAME[which]}: what it writes is lost until its next start"
             )
