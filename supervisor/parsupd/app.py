@@ -23,6 +23,9 @@ from workerlib.shell.loop import run
 
 DEFAULT_CONFIG = "/etc/parsupd/parsupd.toml"
 
+SWEEP_S = 0.5
+"""How long what is swept has from SIGTERM to SIGKILL: its parsupd has asked it to end before, and systemd is waiting."""
+
 USAGE = 2
 """Exit status for a configuration or a command line that cannot be used."""
 
@@ -131,7 +134,7 @@ def sweep(options: Options) -> None:
     if any(taken and not taken.shutting_down for taken in (decode_snapshot(data, process.boot_id()) for data in left)):
         return
     token = leftovers.token_of(runtime)
-    for pid in run(leftovers.end_all(leftovers.find(token), lambda: leftovers.find(token))):
+    for pid in run(leftovers.end_all(leftovers.find(token), lambda: leftovers.find(token), within_s=SWEEP_S)):
         click.echo(f"parsupd: process {pid} was left by a unit, and has been ended", err=True)
 
 

@@ -104,13 +104,15 @@ async def end(processes: Iterable[Found], *, within_s: float = 5.0) -> list[int]
     return list(pidfds)
 
 
-async def end_all(processes: Iterable[Found], more: Callable[[], Iterable[Found]]) -> list[int]:
+async def end_all(
+    processes: Iterable[Found], more: Callable[[], Iterable[Found]], *, within_s: float = 5.0
+) -> list[int]:
     """The same for processes that fork while they are being ended: `more` is asked for those that came to be.
 
     One that cannot be killed is waited for once. Returns the pids that were there.
     """
     pids: list[int] = []
     while left := [one for one in processes if one.pid not in pids]:
-        pids += await end(left)
+        pids += await end(left, within_s=within_s)
         processes = more()
     return pids
