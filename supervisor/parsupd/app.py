@@ -24,7 +24,7 @@ from workerlib.shell.loop import run
 DEFAULT_CONFIG = "/etc/parsupd/parsupd.toml"
 
 SWEEP_S = 0.5
-"""How long what is swept has from SIGTERM to SIGKILL: its parsupd has asked it to end before, and systemd is waiting."""
+"""How long what is swept has from SIGTERM to SIGKILL: it was asked to end before, and systemd is waiting."""
 
 USAGE = 2
 """Exit status for a configuration or a command line that cannot be used."""
