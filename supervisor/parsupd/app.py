@@ -1,22 +1,23 @@
 """parsupd, the daemon: reads the configuration, takes the lock, and runs until everything is down."""
 
 import errno
-import glob
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
 
 from parsupd.core.snapshot import decode as decode_snapshot
-from parsupd.core.unitfile import ConfigurationError, include_patterns, parse
+from parsupd.core.unitfile import ConfigurationError
 from parsupd.core.units import Configuration, DaemonSettings, LogFormat
 from parsupd.install import install, uninstall
 from parsupd.shell import leftovers
+from parsupd.shell.config_files import load
 from parsupd.shell.notify_socket import Notifier, inherited_fds
 from parsupd.shell.state_file import StateFile
-from parsupd.shell.store import Lock, read_config_text, runtime_dir, state_dir
+from parsupd.shell.store import Lock, runtime_dir, state_dir
 from workerlib import UsageError, __version__
 from workerlib.shell import process
 from workerlib.shell.loop import run
@@ -30,17 +31,6 @@ USAGE = 2
 """Exit status for a configuration or a command line that cannot be used."""
 
 
-def load(path: Path) -> Configuration:
-    """Reads the main file and those that it includes. Raises UsageError and ConfigurationError."""
-    main = str(path)
-    text = read_config_text(path)
-    included = sorted(
-        {found for pattern in include_patterns(main, text) for found in glob.glob(pattern)}  # noqa: PTH207 - absolute
-    )
-    files = [(main, text), *((name, read_config_text(Path(name))) for name in included if name != main)]
-    return parse(files, main)
-
-
 @dataclass(frozen=True)
 class Options:
     """What the command line says, for the daemon and for the other commands."""
@@ -49,6 +39,11 @@ class Options:
     runtime_dir: str | None
     state_dir: str | None
     log_format: str | None
+
+    @property
+    def path(self) -> Path:
+        """The main file."""
+        return Path(self.config).absolute()
 
     def runtime(self, daemon: DaemonSettings) -> Path:
         """The runtime directory that it means."""
@@ -113,7 +108,8 @@ def _run(configuration: Configuration, options: Options, notifier: Notifier) -> 
         log_format = journal.resolve(LogFormat(options.log_format) if options.log_format else daemon.log)
         log = journal.configure(log_format)
         place, to_journal = Place(runtime, state), log_format is LogFormat.JOURNAL
-        return run(Daemon(configuration, place, notifier, inherited, log, to_journal).run())
+        reread = partial(load, options.path)
+        return run(Daemon(configuration, reread, place, notifier, inherited, log, to_journal).run())
     finally:
         lock.release()
 
@@ -127,7 +123,7 @@ def sweep(options: Options) -> None:
     processes of units only when their parsupd had begun to end them, or has forgotten them.
     """
     try:
-        runtime = options.runtime(load(Path(options.config).absolute()).daemon)
+        runtime = options.runtime(load(options.path).daemon)
     except (UsageError, ConfigurationError):  # it may have become unreadable since the start
         runtime = options.runtime(DaemonSettings())
     left = StateFile(runtime / "state").candidates()

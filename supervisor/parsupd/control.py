@@ -7,15 +7,18 @@ cancels nothing but its own waiting. Values are plain, so that any Pyro5 client 
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from parsupd.core import events as told
 from parsupd.core.fleet import Fleet, NoSuchUnitError, ShuttingDownError
+from parsupd.core.plan import Action, KeyChange, Plan
 from parsupd.core.status import InstanceStatus, Why
+from parsupd.core.unit_keys import UNIT_KEYS, BadValueError
 from parsupd.core.units import ActiveState, Incarnation, InstanceName, SubState, Target
 from parsupd.executor import Executor
+from parsupd.reloading import NotReloadedError, Reloader
 from workerlib import __version__, rpc
 
 UP = frozenset({SubState.RUNNING, SubState.EXITED})
@@ -27,8 +30,9 @@ Info = dict[str, Any]
 class Supervisor:
     """Serves one daemon's control functions."""
 
-    def __init__(self, executor: Executor, runtime_dir: Path) -> None:
+    def __init__(self, executor: Executor, reloader: Reloader, runtime_dir: Path) -> None:
         self._executor = executor
+        self._reloader = reloader
         self._runtime_dir = runtime_dir
         self._started_at = time.time()
 
@@ -90,7 +94,7 @@ class Supervisor:
                 raise RuntimeError(f"{status.name} was started again before it was down")
             return status.sub_state in AT_REST
 
-        return await self._until(names, done, wait, timeout_s)
+        return await self._until(names, done, wait, timeout_s, gone_is_done=True)
 
     @rpc
     async def restart(self, names: list[str], wait: bool = True, timeout_s: float | None = None) -> list[Info]:
@@ -118,11 +122,91 @@ class Supervisor:
         return await self._until(names, lambda status: status.active_state is wanted, True, timeout_s)
 
     @rpc
+    async def plan(self) -> Info:
+        """What `reload` would do now, with the id that `apply` takes. Raises ValueError for a broken configuration."""
+        try:
+            return _plan_info(*self._reloader.plan())
+        except NotReloadedError as error:
+            raise ValueError(str(error)) from None
+
+    @rpc
+    async def reload(self, wait: bool = True, timeout_s: float | None = None) -> Info:
+        """Reads the configuration again and changes what differs. With `wait`, returns when each instance concerned is
+        up, has failed, or is gone.
+
+        Returns the plan that was done, with `instances`: the status of those that were started or restarted. Raises
+        ValueError, and changes nothing, when the configuration is broken or everything is being stopped; TimeoutError.
+        """
+        return await self._reload(None, wait, timeout_s)
+
+    @rpc
+    async def apply(self, plan: str, wait: bool = True, timeout_s: float | None = None) -> Info:
+        """As `reload`, but does only the plan with this id. Raises ValueError when that does not hold any more."""
+        return await self._reload(plan, wait, timeout_s)
+
+    @rpc
+    async def scale(self, instances: dict[str, int], wait: bool = True, timeout_s: float | None = None) -> Info:
+        """Sets how many instances units have, until the next reload. Waits and returns as `reload` does.
+
+        Raises LookupError for an unknown unit, ValueError for a number that cannot be, TimeoutError.
+        """
+        before = self._generations()
+        try:
+            for name, number in instances.items():
+                _check_number(name, number)
+            plan = self._reloader.scale(instances)
+        except NoSuchUnitError as error:
+            raise LookupError(str(error)) from None
+        except NotReloadedError as error:
+            raise ValueError(str(error)) from None
+        return await self._done("", plan, before, wait, timeout_s)
+
+    @rpc
     async def shutdown(self, exit_code: int = 0) -> None:
         """Stops everything in reverse order; the daemon exits then. Returns at once."""
         self._command([told.ShutdownRequested("shutdown requested", exit_code)])
 
     # How
+
+    async def _reload(self, expected: str | None, wait: bool, timeout_s: float | None) -> Info:
+        before = self._generations()
+        try:
+            plan_id, plan = self._reloader.reload(expected)
+        except NotReloadedError as error:
+            raise ValueError(str(error)) from None
+        return await self._done(plan_id, plan, before, wait, timeout_s)
+
+    def _generations(self) -> dict[str, int]:
+        return {status.name: status.generation for status in self._fleet.status()}
+
+    async def _done(
+        self, plan_id: str, plan: Plan, before: Mapping[str, int], wait: bool, timeout_s: float | None
+    ) -> Info:
+        """Waits until a plan has come true, as far as it can."""
+        coming = [name for each in plan.touched for name in (*each.starts, *each.restarts)]
+        going = [name for each in plan.touched for name in each.stops]
+
+        def found(names: Iterable[InstanceName]) -> list[InstanceStatus]:
+            return [status for name in names if self._fleet.has(name) for status in self._fleet.status(str(name))]
+
+        def pending() -> list[InstanceStatus]:
+            late = [
+                status
+                for status in found(coming)
+                if not (
+                    status.sub_state in AT_REST
+                    or (status.sub_state in UP and status.generation > before.get(status.name, -1))
+                )
+            ]
+            return late + [status for status in found(going) if status.target is Target.DOWN]
+
+        try:
+            async with asyncio.timeout(timeout_s):
+                while wait and pending():
+                    await self._executor.changed()
+        except TimeoutError:
+            raise _late(pending(), timeout_s) from None
+        return {**_plan_info(plan_id, plan), "instances": [self._info(status) for status in found(coming)]}
 
     def _command(self, commands: list[told.Command]) -> None:
         try:
@@ -145,18 +229,30 @@ class Supervisor:
             raise LookupError(str(error)) from None
 
     async def _until(
-        self, names: list[str], done: Callable[[InstanceStatus], bool], wait: bool, timeout_s: float | None
+        self,
+        names: list[str],
+        done: Callable[[InstanceStatus], bool],
+        wait: bool,
+        timeout_s: float | None,
+        *,
+        gone_is_done: bool = False,
     ) -> list[Info]:
         statuses = self._statuses(names)
         try:
             async with asyncio.timeout(timeout_s):
                 while wait and not all(done(status) for status in statuses):
                     await self._executor.changed()
-                    statuses = self._statuses(names)
+                    statuses = self._remaining(statuses, gone_is_done)
         except TimeoutError:
-            late = ", ".join(f"{status.name} ({status.sub_state.value})" for status in statuses if not done(status))
-            raise TimeoutError(f"not within {timeout_s:g} s: {late}") from None
+            raise _late((status for status in statuses if not done(status)), timeout_s) from None
         return [self._info(status) for status in statuses]
+
+    def _remaining(self, before: list[InstanceStatus], gone_is_done: bool) -> list[InstanceStatus]:
+        """The status of the same instances now; a reload may have removed some."""
+        gone = [each.name for each in before if not self._fleet.has(InstanceName.parse(each.name))]
+        if gone and not gone_is_done:
+            raise RuntimeError(f"{', '.join(gone)}: removed from the configuration meanwhile")
+        return [now for each in before if each.name not in gone for now in self._fleet.status(each.name)]
 
     def _info(self, status: InstanceStatus) -> Info:
         return {
@@ -207,3 +303,39 @@ def _incarnation(incarnation: Incarnation) -> Info:
         "next_attempt_at": _wall(incarnation.next_attempt_at),
         "lines": list(incarnation.lines),
     }
+
+
+def _late(statuses: Iterable[InstanceStatus], timeout_s: float | None) -> TimeoutError:
+    late = ", ".join(f"{status.name} ({status.sub_state.value})" for status in statuses)
+    return TimeoutError(f"not within {timeout_s:g} s: {late}")
+
+
+def _check_number(unit: str, number: int) -> None:
+    try:
+        UNIT_KEYS["instances"](number)
+    except BadValueError as error:
+        raise ValueError(f"{unit}: instances {error}") from None
+
+
+def _plan_info(plan_id: str, plan: Plan) -> Info:
+    return {
+        "id": plan_id,
+        "units": [
+            {
+                "unit": each.unit,
+                "action": each.action.value,
+                "reason": each.reason,
+                "keys": [_key_info(change) for change in each.keys],
+                "starts": [str(name) for name in each.starts],
+                "stops": [str(name) for name in each.stops],
+                "restarts": [str(name) for name in each.restarts],
+            }
+            for each in plan.touched
+        ],
+        "untouched": [each.unit for each in plan.units if each.action is Action.UNTOUCHED],
+        "daemon": [_key_info(change) for change in plan.daemon],
+    }
+
+
+def _key_info(change: KeyChange) -> Info:
+    return {"key": change.key, "old": change.old, "new": change.new, "live": change.live}

@@ -1,6 +1,7 @@
 """One run of the daemon: everything is put together, recovered, served, and taken down again."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -15,11 +16,13 @@ from parsupd.core.addresses import SOCKET, SUPERVISOR
 from parsupd.core.units import Configuration
 from parsupd.executor import Doors, Executor, Place
 from parsupd.recorder import Recorder
+from parsupd.reloading import NotReloadedError, Reloader
 from parsupd.shell import leftovers, nameserver
 from parsupd.shell.children import Children
 from parsupd.shell.journal_stream import JournalStreams
 from parsupd.shell.notify_socket import Notifier
 from parsupd.shell.state_file import StateFile
+from parsupd.shell.terminal import has_terminal
 from parsupd.shell.unit_sockets import UnitSockets
 from parsupd.systemd import ServiceManager
 from workerlib import Master, RpcSettings, __version__
@@ -48,6 +51,8 @@ class Daemon:
     """One run of the daemon."""
 
     configuration: Configuration
+    read: Callable[[], Configuration]
+    """Reads the configuration's files again."""
     place: Place
     notifier: Notifier
     inherited: Mapping[str, int]
@@ -56,11 +61,13 @@ class Daemon:
     to_journal: bool
     """Whether the log goes to journald; then the output of units does so, too."""
     _handing_over: asyncio.Task[None] | None = None
+    _has_terminal: bool = False
 
     async def run(self) -> int:
         """Runs until everything is down, or handed over; returns the exit status."""
         runtime = self.place.runtime_dir
         token = leftovers.token_of(runtime)
+        self._has_terminal = has_terminal()
         early: list[str] = []
         self._follow_signals(early.append)  # before anything takes time: the default action would leave things behind
         recorder = Recorder(StateFile(runtime / "state", self._state_memfd()), process.boot_id(), self.log)
@@ -79,15 +86,16 @@ class Daemon:
             executor = Executor(fleet, doors, recorder, self.place, self.log)
             manager = ServiceManager(self.notifier, executor)
             server.add(nameserver.OBJECT, names)
-            server.add(SUPERVISOR, Supervisor(executor, runtime))
+            reloader = Reloader(executor, self.read, manager.reloading, self.log)
+            server.add(SUPERVISOR, Supervisor(executor, reloader, runtime))
             for name in (nameserver.OBJECT, SUPERVISOR):
                 names.publish(name, str(Uri(name, socket)), ["kind:parsupd"])
             adoption.take_over(executor)
             ours = await self._listen(server, socket)
             self.log.info("started", version=__version__, pid=os.getpid(), socket=socket.path)
-            self._follow_signals(lambda name: self._on_signal(name, executor, server))
+            self._follow_signals(lambda name: self._on_signal(name, executor, server, reloader))
             for name in early:
-                self._on_signal(name, executor, server)
+                self._on_signal(name, executor, server, reloader)
             await adoption.finish(executor)
             status = await executor.done
             if not executor.handed_over:
@@ -105,12 +113,15 @@ class Daemon:
         self.log.info("handed_over" if executor.handed_over else "stopped", status=status)
         return status
 
-    def _on_signal(self, name: str, executor: Executor, server: Server) -> None:
+    def _on_signal(self, name: str, executor: Executor, server: Server, reloader: Reloader) -> None:
         if self._handing_over is not None:
             return
         if name == HAND_OVER.name:
             self.log.info("handing_over", reason=f"{name} received")
             self._handing_over = asyncio.get_running_loop().create_task(self._hand_over(executor, server))
+        elif name == signal.SIGHUP.name and self._has_terminal == has_terminal():
+            with contextlib.suppress(NotReloadedError):  # it is in the log
+                reloader.reload()
         else:
             executor.feed(told.ShutdownRequested(f"{name} received"))
 
@@ -121,7 +132,8 @@ class Daemon:
         """Gives the names of the signals that ask for an end to `on_signal`; replaces an earlier one."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, HAND_OVER):
-            # SIGHUP: a closed terminal must not leave units behind, and there is nothing to reload yet.
+            # SIGHUP: a reload, unless the terminal that it was started on has been closed, which must not leave units
+            # behind. The kernel takes a closed terminal from its processes before it sends the signal.
             loop.add_signal_handler(signum, on_signal, signal.Signals(signum).name)
 
     # What the service manager keeps for the next one

@@ -92,6 +92,7 @@ LAYERS = {
     "parsupd.adoption": 5,
     "parsupd.systemd": 5,
     "parsupd.daemon": 5,
+    "parsupd.reloading": 5,
     "parsupd.control": 5,
     "parsupd.app": 6,
     "parsupd.install": 6,

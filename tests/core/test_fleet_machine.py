@@ -285,7 +285,8 @@ class Machine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 99), count=st.integers(0, 3))
     def scale(self, which: int, count: int) -> None:
         names = [*self.specs]
-        self.command(Scale(names[which % len(names)], count))
+        if names:
+            self.command(Scale(names[which % len(names)], count))
 
     @rule(moves=st.lists(st.tuples(st.integers(0, 99), CAUSES), min_size=1, max_size=10))
     def world_answers(self, moves: list[tuple[int, ExitCause]]) -> None:

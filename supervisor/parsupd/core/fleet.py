@@ -219,6 +219,19 @@ class Fleet:
         """The one in force: that of the files as they were read last, with the numbers of instances set since."""
         return self._configuration
 
+    def with_instances(self, numbers: Mapping[str, int]) -> Configuration:
+        """The configuration in force with other numbers of instances.
+
+        Raises:
+            NoSuchUnitError: There is no such unit.
+        """
+        units = self._configuration.units
+        for name in numbers:
+            if name not in units:
+                raise self._unknown(name)
+        scaled = {name: replace(units[name], instances=number) for name, number in numbers.items()}
+        return Configuration(self._configuration.daemon, {**units, **scaled})
+
     @property
     def scaled(self) -> Mapping[str, int]:
         """The numbers of instances that Scale has set, of the units in which no Reconfigure has said otherwise."""
@@ -366,11 +379,7 @@ class Fleet:
     # A changed configuration.
 
     def _scale(self, name: str, instances: int) -> None:
-        units = self._configuration.units
-        if name not in units:
-            raise self._unknown(name)
-        scaled = replace(units[name], instances=instances)
-        self._reconfigure(Configuration(self._configuration.daemon, {**units, name: scaled}))
+        self._reconfigure(self.with_instances({name: instances}))
         self._scaled[name] = instances
 
     def _reconfigure(self, configuration: Configuration) -> None:

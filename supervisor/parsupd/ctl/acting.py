@@ -37,7 +37,7 @@ def _report(found: Infos, as_json: bool) -> None:
         click.echo(f"{info['name']} {paint(render.state(info), info['state'])}")
 
 
-def _check_up(found: Infos) -> None:
+def check_up(found: Infos) -> None:
     """Raises Failure that names what did not come up, and why."""
     down = [info for info in found if info["state"] != "active"]
     if down:
@@ -70,7 +70,7 @@ def start(context: click.Context, units: Sequence[str], no_wait: bool, timeout_s
         found: Infos = connection.call("start", list(units), wait=not no_wait, timeout_s=timeout_s)
     _report(found, as_json)
     if not no_wait:
-        _check_up(found)
+        check_up(found)
 
 
 @click.command(short_help="Stop units.")
@@ -116,7 +116,7 @@ def restart(
         found: Infos = connection.call("restart", list(units), wait=not no_wait, timeout_s=timeout_s)
     _report(found, as_json)
     if not no_wait:
-        _check_up(found)
+        check_up(found)
 
 
 @click.command(short_help="Wait for a state of units.")

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from parsupd.ctl import acting, calling, logs, reading
+from parsupd.ctl import acting, calling, changing, logs, reading
 from parsupd.ctl.client import INTERRUPTED, Failure, Options
 from workerlib import __version__
 
@@ -67,6 +67,10 @@ for _command in (
     acting.start,
     acting.stop,
     acting.restart,
+    changing.plan,
+    changing.apply,
+    changing.reload,
+    changing.scale,
     calling.call,
     reading.why,
     logs.logs,

@@ -138,3 +138,44 @@ def _run(run: Info, now: float) -> list[str]:
 def only_listed(info: Info) -> dict[str, Any]:
     """One object of `list --json`."""
     return {key: info[key] for key in KEYS}
+
+
+PLAN_HEADERS = ("UNIT", "ACTION", "INSTANCES", "WHY")
+
+
+def plan_row(unit: Info) -> tuple[str, ...]:
+    """What happens to one unit: `+` starts, `-` stops and forgets, `~` restarts an instance."""
+    moves = [
+        f"{sign}{name.rpartition('@')[2]}"
+        for sign, names in (("+", unit["starts"]), ("-", unit["stops"]), ("~", unit["restarts"]))
+        for name in names
+    ]
+    why = "; ".join([*map(key_change, unit["keys"]), *([unit["reason"]] if unit["reason"] else [])])
+    return unit["unit"], unit["action"], " ".join(moves) or "-", why or "-"
+
+
+def key_change(change: Info) -> str:
+    """`restart_sec: 0.1 -> 2`."""
+    return f"{change['key']}: {_value(change['old'])} -> {_value(change['new'])}"
+
+
+def _value(value: Any) -> str:
+    match value:
+        case None:
+            return "(unset)"
+        case bool():
+            return str(value).lower()
+        case str():
+            return f'"{value}"'
+        case _:
+            return str(value)
+
+
+def plan_notes(plan: Info) -> list[str]:
+    """What is said below the table."""
+    untouched = plural(len(plan["untouched"]), "unit")
+    notes = [f"{untouched} untouched" if plan["units"] else f"nothing to change; {untouched}"]
+    waiting = [key_change(change) for change in plan["daemon"] if not change["live"]]
+    if waiting:
+        notes.append(f"counts when parsupd is restarted: {'; '.join(waiting)}")
+    return notes

@@ -69,13 +69,3 @@ class Lock:
 def open_output(path: str) -> int:
     """Opens a file that a unit's output is appended to. Raises OSError with the path."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY, 0o640)
-
-
-def read_config_text(path: Path) -> str:
-    """Raises UsageError that names the file and what is wrong with it."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"the configuration {str(path)!r} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"the configuration {str(path)!r} is not UTF-8: {error}") from None

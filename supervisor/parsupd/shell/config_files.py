@@ -1,0 +1,29 @@
+"""The configuration's files: which there are, and what they say."""
+
+import glob
+from pathlib import Path
+
+from parsupd.core.unitfile import include_patterns, parse
+from parsupd.core.units import Configuration
+from workerlib import UsageError
+
+
+def load(path: Path) -> Configuration:
+    """Reads the main file and those that it includes. Raises UsageError and ConfigurationError."""
+    main = str(path)
+    text = read_config_text(path)
+    included = sorted(
+        {found for pattern in include_patterns(main, text) for found in glob.glob(pattern)}  # noqa: PTH207 - absolute
+    )
+    files = [(main, text), *((name, read_config_text(Path(name))) for name in included if name != main)]
+    return parse(files, main)
+
+
+def read_config_text(path: Path) -> str:
+    """Raises UsageError that names the file and what is wrong with it."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"the configuration {str(path)!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the configuration {str(path)!r} is not UTF-8: {error}") from None
