@@ -489,11 +489,11 @@ class Fleet:
     def _moved(self, instance: InstanceName, after: UnitState, event: UnitEvent) -> None:
         unit = self._units[instance.unit]
         unit.waiting.pop(instance, None)
-        if after.sub_state is SubState.WAITING:
-            unit.waiting[instance] = None
-            self._todo.append(partial(self._review, instance))
         if instance in unit.held and after.sub_state not in SERVING:
             self._todo.append(partial(self._give_out, instance))
+        if after.sub_state is SubState.WAITING:  # reviewed after what is held is given out: till then it may not start
+            unit.waiting[instance] = None
+            self._todo.append(partial(self._review, instance))
         if after.sub_state is SubState.FAILED:
             failed = DependencyFailed(f"it requires {unit.spec.name}, which failed: {after.reason}")
             self._ask_dependants(unit.spec.name, failed, ALIVE)
