@@ -114,7 +114,7 @@ def _numbers(texts: Sequence[str]) -> dict[str, int]:
 def scale(
     context: click.Context, numbers: Sequence[str], no_wait: bool, timeout_s: float | None, as_json: bool
 ) -> None:
-    """Set how many instances units have, until the next reload or start of parsupd, which go by the files.
+    """Set how many instances units have, until the next reload, which goes by the files again.
 
     Instances are added and stopped at the end of the row, pricing@4 after pricing@3; the others go on. New ones are
     started unless all of the unit is down.
