@@ -29,7 +29,7 @@ def test_sockets_and_directories_are_private(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_signals_stop_everything_and_the_exit_status_is_0(signum: int, tmp_path: Path) -> None:
-    """SIGTERM, SIGINT and SIGHUP stop all units; nothing is left; the exit status is 0."""
+    """SIGTERM and SIGINT stop all units; nothing is left; the exit status is 0."""
     config = f"[unit.a]\n{simple('sleep 600')}\n[unit.w]\n{WORKER}"
     with daemon(tmp_path, config) as running:
         running.wait_for("a@1", lambda s: s["sub_state"] == "running")
