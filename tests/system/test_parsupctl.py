@@ -479,9 +479,7 @@ def connected(pid: int) -> bool:
 
 # The program itself
 
-COMMANDS = [
-    "call", "completion", "info", "list", "names", "restart", "shutdown", "start", "status", "stop", "wait", "why",
-]  # fmt: skip
+COMMANDS = ["apply", "call", "completion", "info", "list", "logs", "names", "plan", "reload", "restart", "scale", "shutdown", "start", "status", "stop", "wait", "why"]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
