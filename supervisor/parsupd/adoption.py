@@ -5,7 +5,7 @@ from typing import Any
 
 from parsupd.core import events as told
 from parsupd.core.fleet import Fleet
-from parsupd.core.recovery import Fate, Verdict, judge, strays
+from parsupd.core.recovery import Fate, Found, Verdict, judge, strays
 from parsupd.core.snapshot import InstanceRecord, Snapshot, held_of, state_of
 from parsupd.core.units import Configuration, InstanceName
 from parsupd.executor import Executor
@@ -13,11 +13,11 @@ from parsupd.shell import leftovers
 
 
 class Adoption:
-    """One recovery. First `restored` for the fleet, then `take_over`, then `finish` once the daemon can be called."""
+    """One recovery. First `fleet`, then `take_over`, then `finish` once the daemon can be called."""
 
     def __init__(self, taken: Snapshot | None, token: str, log: Any) -> None:
         self._records = [] if taken is None else taken.records()
-        self._units = {} if taken is None else taken.units
+        self._units = {} if taken is None else taken.specs()
         self._scaled = {} if taken is None else taken.scaled
         # Else what is wanted is on record: what somebody has stopped stays down.
         self._begins_anew = taken is None or taken.shutting_down
@@ -47,19 +47,18 @@ class Adoption:
 
     def take_over(self, executor: Executor) -> None:
         """Follows the processes that live, and publishes the workers among them."""
+        own: dict[tuple[InstanceName | None, int], list[Found]] = {}
+        for one in self._found:
+            own.setdefault((one.instance, one.generation), []).append(one)
         for record in self._records:
             name = InstanceName.parse(record.name)
-            verdict = self._judge(record, name)
+            verdict = judge(record, self._units[name.unit].type, own.get((name, record.generation), ()))
             match verdict.fate:
                 case Fate.ADOPT | Fate.FIND:
                     self._kept.append((name, record.generation))
                     self._adopt(executor, record, name, verdict)
                 case Fate.INTERRUPT:
                     self._interrupted.append((name, record.generation))
-
-    def _judge(self, record: InstanceRecord, name: InstanceName) -> Verdict:
-        own = [one for one in self._found if (one.instance, one.generation) == (name, record.generation)]
-        return judge(record, self._units[name.unit].type, own)
 
     def _adopt(self, executor: Executor, record: InstanceRecord, name: InstanceName, verdict: Verdict) -> None:
         process = verdict.process

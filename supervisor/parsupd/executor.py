@@ -292,6 +292,8 @@ class Executor:
 
     def _close_sockets(self, unit: str) -> None:
         """Who connects to a unit that was stopped shall be refused, not wait for ever."""
+        if not self._sockets.is_open(unit):
+            return  # most units: to look at all instances at the end of each would be too much
         try:
             statuses = self.fleet.status(unit)
         except NoSuchUnitError:  # it was removed from the configuration

@@ -338,15 +338,24 @@ class Machine(RuleBasedStateMachine):
         instances = [InstanceName.parse(status.name) for status in before]
         records = [snapshot.encode(snapshot.record(*self.fleet.state(instance), None)) for instance in instances]
         data = snapshot.encode(
-            snapshot.Snapshot(snapshot.FORMAT, "b", 1, False, {}, self.fleet.specs, [*map(Raw, records)])
+            snapshot.Snapshot(
+                snapshot.FORMAT,
+                "b",
+                1,
+                False,
+                {},
+                {name: Raw(snapshot.encode(spec)) for name, spec in self.fleet.specs.items()},
+                [*map(Raw, records)],
+            )
         )
         found = snapshot.decode(data, "b")
         assert found is not None
+        specs = found.specs()
         restored = [
-            (snapshot.state_of(record, found.units[name.unit]), snapshot.held_of(record))
+            (snapshot.state_of(record, specs[name.unit]), snapshot.held_of(record))
             for name, record in zip(instances, found.records(), strict=True)
         ]
-        kept = {name: found.units[name] for name in self.specs}
+        kept = {name: specs[name] for name in self.specs}
         self.fleet = Fleet(Configuration(DaemonSettings(), kept), restored)
         now, then = sorted(map(str, self.fleet.status())), sorted(map(str, before))
         assert now == then

@@ -61,12 +61,18 @@ def test_a_snapshot_is_of_one_boot_and_format() -> None:
     """Bytes of another boot, of another format, and bytes that are no snapshot, are as good as none."""
     record = a_record(run=Run(1.0, 10), process=PROCESS)
     taken = Snapshot(
-        snapshot.FORMAT, "boot", 7, False, {}, {"a": UnitSpec(name="a")}, [msgspec.Raw(snapshot.encode(record))]
+        snapshot.FORMAT,
+        "boot",
+        7,
+        False,
+        {},
+        {"a": msgspec.Raw(snapshot.encode(UnitSpec(name="a")))},
+        [msgspec.Raw(snapshot.encode(record))],
     )
     data = snapshot.encode(taken)
     found = snapshot.decode(data, "boot")
     assert found is not None
-    assert (found.serial, found.records()) == (7, [record])
+    assert (found.serial, found.specs(), found.records()) == (7, {"a": UnitSpec(name="a")}, [record])
     assert snapshot.decode(data, "another") is None
     assert snapshot.decode(data[:-1], "boot") is None
     assert snapshot.decode(b"", "boot") is None

@@ -104,6 +104,7 @@ def test_a_worker_without_memory(service: Service) -> None:
 
 def test_a_daemon_without_memory(service: Service) -> None:
     """The kernel kills the daemon: it comes back by itself, and its units have not noticed."""
+    assert service.show("OOMPolicy") == "continue"
     before, daemon = service.lives(), service.show("MainPID")
     pid = outside(service, "bin/parsupd")
     with memory_limit(pid, 4096):

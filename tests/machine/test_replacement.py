@@ -197,16 +197,3 @@ def test_a_kill_in_the_middle(moment: str, service: Service) -> None:
     assert len({pid for pid, _ in lives.values()}) == 3
     commands = [line for line in service.machine.processes().values() if "counter:Counter" in line]
     assert len(commands) == 2
-
-
-def test_an_out_of_memory_kill_of_the_daemon(service: Service) -> None:
-    """The kernel's kill of the daemon is a crash like another: it comes back, and the units have not gone."""
-    before, daemon = service.lives(), service.show("MainPID")
-    service.machine.run("sh", "-c", f"echo 1000 >/proc/{daemon}/oom_score_adj")
-    assert service.show("OOMPolicy") == "continue"
-    service.machine.run(
-        "kill", "-KILL", daemon
-    )  # what the kernel sends; a whole machine without memory is not made here
-    service.machine.wait_until(lambda: service.show("MainPID") not in {"0", daemon}, what="another daemon")
-    service.wait_active(ALL_READY)
-    assert service.lives() == before

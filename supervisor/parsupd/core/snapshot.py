@@ -57,9 +57,14 @@ class Snapshot(msgspec.Struct, frozen=True):
     serial: int
     shutting_down: bool
     scaled: dict[str, int]
-    units: dict[str, UnitSpec]
+    units: dict[str, msgspec.Raw]
+    """Encoded `UnitSpec`s by name, of all units that have instances or are configured."""
     instances: list[msgspec.Raw]
-    """Encoded `InstanceRecord`s: most of them are the same in each snapshot, and are encoded once."""
+    """Encoded `InstanceRecord`s. Most records and specs are the same in each snapshot, and are encoded once."""
+
+    def specs(self) -> dict[str, UnitSpec]:
+        """The descriptions of the units, decoded."""
+        return {name: _decode_spec(raw) for name, raw in self.units.items()}
 
     def records(self) -> list[InstanceRecord]:
         """The instances, decoded."""
@@ -120,6 +125,7 @@ def _name_of(order: Held) -> str:
 
 
 encode = msgspec.msgpack.Encoder().encode
+_decode_spec = msgspec.msgpack.Decoder(UnitSpec).decode
 _decode_instance = msgspec.msgpack.Decoder(InstanceRecord).decode
 _decode = msgspec.msgpack.Decoder(Snapshot).decode
 
@@ -128,6 +134,7 @@ def decode(data: bytes, boot_id: str) -> Snapshot | None:
     """The snapshot in these bytes; None for bytes of another boot or format, and for what is none at all."""
     try:
         snapshot = _decode(data)
+        snapshot.specs()
         snapshot.records()
     except msgspec.MsgspecError:
         return None

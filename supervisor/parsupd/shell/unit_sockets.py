@@ -56,6 +56,10 @@ class UnitSockets:
         self._notifier.unstore(name)
         return None
 
+    def is_open(self, unit: str) -> bool:
+        """Whether the unit has sockets that are open here."""
+        return bool(self._open.get(unit))
+
     def close(self, unit: str) -> None:
         """Nobody listens there any more: who connects is refused. Idempotent."""
         for index, sock in enumerate(self._open.pop(unit, [])):
