@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -171,6 +172,9 @@ def test_a_reused_pid_is_neither_adopted_nor_signalled(tmp_path: Path) -> None:
         running.kill()
         os.kill(old, signal.SIGKILL)
         wait_until(lambda: process_state(old) in {None, "Z"}, what="it has ended")
+        # Start times are told in hundredths of a second, in which no kernel comes to the same pid again.
+        now = time.monotonic()
+        wait_until(lambda: time.monotonic() > now + 0.02, what="two ticks of the kernel's clock")
         stranger = subprocess.Popen(["sleep", "600"])
         try:
             give_pid_to(running.runtime / "state", old, stranger.pid)

@@ -242,9 +242,13 @@ def test_a_journald_that_was_stopped_is_found_again(talker: Service, since: str)
     assert [entry["SEQ"] for entry in machine.journal(since, "PARSUP_EVENT=many")] == ["7"]
     talker.ctl("restart", "counter", "talker")
     grows(machine, since)
+
     # The record of the loss itself may have been in the socket that was closed with journald: it is told again.
-    told = machine.journal(since, "PARSUP_EVENT=unit_output_again")
-    assert {(entry["PARSUP_INSTANCE"], entry["PARSUP_STREAM"]) for entry in told} >= {("counter@1", "stdout")}
+    def told_again() -> bool:
+        told = machine.journal(since, "PARSUP_EVENT=unit_output_again")
+        return {(entry["PARSUP_INSTANCE"], entry["PARSUP_STREAM"]) for entry in told} >= {("counter@1", "stdout")}
+
+    machine.wait_until(told_again, within_s=20, what="the stream that was made anew is told of")
 
 
 def test_a_rate_limit_drops_and_says_so(talker: Service, since: str) -> None:

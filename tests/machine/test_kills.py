@@ -94,6 +94,7 @@ def test_a_worker_without_memory(service: Service) -> None:
     with memory_limit(pid, 64 << 20):
         service.ctl("call", "hungry@1", "eat", "200", check=False)
         assert killed_for_memory(service, pid) >= 1
+    service.machine.wait_until(lambda: service.lives()["hungry@1"][1] > before["hungry@1"][1], what="its next life")
     service.wait_active("2 units: 2 ready")
     after = service.lives()
     assert after["hungry@1"][1] == before["hungry@1"][1] + 1
