@@ -99,7 +99,7 @@ class Server(Host):
         self._listeners.clear()
 
     async def drain(self, within_s: float) -> None:
-        """Stops listening, and gives what has been accepted so long to end: handshakes, and calls under way.
+        """Stops listening, and gives what has been accepted so long to end: calls under way, and first calls.
 
         Connections that are idle then stay, for `close` to end them.
         """

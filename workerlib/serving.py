@@ -22,7 +22,7 @@ from workerlib.core.payload import (
     encode_stock_result,
     error_to_wire,
 )
-from workerlib.core.session import DIALECT, CloseKind, Event, ServerSession, State, parse_dialect
+from workerlib.core.session import DIALECT, CloseKind, Event, ServerSession, parse_dialect
 from workerlib.errors import ArgumentError, ProtocolError, ResultError, UnknownFunction, WorkerlibError
 from workerlib.outflow import format_error
 from workerlib.pump import StockStreams, StreamEnd
@@ -97,6 +97,7 @@ class ServerConnection:
         self._context = server.base_context
         self._hot_prefix = b"\xc1"  # a byte that MessagePack never uses: nothing is hot yet
         self._hot_callee: Callee | None = None
+        self._was_called = False
         self._hot_end = 0
         self._idle_task: EagerTask | None = None
         server.connections.add(self)
@@ -138,8 +139,8 @@ class ServerConnection:
 
     @property
     def is_busy(self) -> bool:
-        """Whether its handshake or a call is under way."""
-        return bool(self.calls) or self.session.state is State.HANDSHAKE
+        """Whether a call is under way, or the first one is to come: who has just connected did so to call."""
+        return bool(self.calls) or not self._was_called
 
     def close(self, kind: CloseKind) -> list["asyncio.Future[None]"]:
         """Ends the connection; returns the tasks of its calls, which have been cancelled."""
@@ -281,6 +282,7 @@ class ServerConnection:
         return True
 
     def _invoke(self, frame: Frame) -> None:
+        self._was_called = True  # here, not in the shortcut: that knows a function only from a call before
         if frame.serializer != MSGPACK or frame.flags & ~(frames.ONE_WAY | frames.ITEM_STREAM):
             self._check_serializer(frame)
             self._start(self._invoke_other(frame), frame)

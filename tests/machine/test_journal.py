@@ -231,6 +231,7 @@ def test_a_journald_that_hangs_stops_no_worker(talker: Service, since: str) -> N
 def test_a_journald_that_was_stopped_is_found_again(talker: Service, since: str) -> None:
     """Records without a journald are counted before the next one; lost streams are told of, and made anew by a restart."""
     machine = talker.machine
+    talker.ctl("restart", "counter", "talker")  # a daemon holds only the streams that it has opened itself
     machine.run("systemctl", "stop", *JOURNALD)
     try:
         assert float(talker.ctl("call", "talker@1", "log_many", "0", "7")) < 5
