@@ -213,6 +213,8 @@ def install_inside(machine: Machine) -> None:
         with packed:
             subprocess.run(unpack, stdin=packed.stdout, check=True)
     python = Path(sys.executable).resolve()
+    # An interpreter below a closed home directory, as pyenv's in /root, shall serve other users inside, too.
+    machine.run("chmod", "a+x", *(str(folder) for folder in python.parents[:-1]))
     machine.run(str(python), "-m", "venv", "--without-pip", INSTALLED)
     outside = Path(importlib.metadata.distribution("click").locate_file(""))
     inside = machine.run(

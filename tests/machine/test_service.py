@@ -314,6 +314,7 @@ def test_the_first_caller_starts_it_on_demand(installed: Machine) -> None:
 def test_a_user_has_a_parsupd_of_their_own(machine: Machine) -> None:
     """install --user, the user's own systemd, a worker, stop, uninstall: all without root, and nothing is left."""
     machine.run("useradd", "--create-home", "--shell", "/bin/sh", "ann")
+    uid = machine.run("id", "-u", "ann").stdout.strip()
     try:
         machine.run("loginctl", "enable-linger", "ann")
         wait_until(
@@ -346,5 +347,5 @@ def test_a_user_has_a_parsupd_of_their_own(machine: Machine) -> None:
     finally:
         machine.run("loginctl", "disable-linger", "ann", check=False)
         machine.run("loginctl", "terminate-user", "ann", check=False)
-        machine.run("systemctl", "stop", "user@1000.service", check=False)
+        machine.run("systemctl", "stop", f"user@{uid}.service", check=False)
         machine.run("userdel", "--remove", "ann", check=False)
