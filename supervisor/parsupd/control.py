@@ -14,8 +14,9 @@ from typing import Any
 from parsupd.core import events as told
 from parsupd.core.fleet import Fleet, NoSuchUnitError, ShuttingDownError
 from parsupd.core.plan import Action, KeyChange, Plan
+from parsupd.core.readers import BadValueError
 from parsupd.core.status import InstanceStatus, Why
-from parsupd.core.unit_keys import UNIT_KEYS, BadValueError
+from parsupd.core.unit_keys import UNIT_KEYS
 from parsupd.core.units import ActiveState, Incarnation, InstanceName, SubState, Target
 from parsupd.executor import Executor
 from parsupd.reloading import NotReloadedError, Reloader

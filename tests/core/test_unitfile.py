@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parsupd.core.readers import BadValueError
 from parsupd.core.toml_lines import key_lines
-from parsupd.core.unit_keys import UNIT_KEYS, BadValueError
+from parsupd.core.unit_keys import UNIT_KEYS
 from parsupd.core.unitfile import ConfigurationError, include_patterns, parse, parse_environment, resolve
 from parsupd.core.units import (
     SIGNALS,

@@ -5,14 +5,23 @@ concerns some types only. A reader takes the value that TOML gave and returns th
 BadValueError. `Live` around the reader says that a reload changes the key without restarting what runs.
 """
 
-import difflib
-import enum
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
+from parsupd.core.readers import (
+    BadValueError,
+    Reader,
+    boolean,
+    choice,
+    did_you_mean,
+    filled,
+    seconds,
+    several,
+    text,
+    whole,
+)
 from parsupd.core.units import (
     SIGNALS,
     Dependency,
@@ -29,9 +38,6 @@ UNIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 WORKER_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-Reader = Callable[[Any], Any]
-E = TypeVar("E", bound=enum.Enum)
-
 
 @dataclass(frozen=True, slots=True)
 class Live:
@@ -45,99 +51,6 @@ class Live:
 
     def __call__(self, value: Any) -> Any:
         return self.read(value)
-
-
-class BadValueError(ValueError):
-    """A value is not what its key needs; the message completes the sentence "the key ...".
-
-    Attributes:
-        below: Where inside the value: an index such as `[1]` or a key such as `.TZ`.
-    """
-
-    def __init__(self, message: str, below: str = "") -> None:
-        super().__init__(message)
-        self.below = below
-
-
-def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest valid one, or nothing."""
-    near = difflib.get_close_matches(word, list(names), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise BadValueError(f"must be a string, not {value!r}")
-    if "\0" in value:
-        raise BadValueError(f"must not hold a NUL character: {value!r}")
-    return value
-
-
-def filled(value: Any) -> str:
-    if not text(value):
-        raise BadValueError("must not be empty")
-    return str(value)
-
-
-def boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise BadValueError(f"must be true or false, not {value!r}")
-    return value
-
-
-def whole(low: int, high: int) -> Reader:
-    """Reads an integer from `low` to `high`."""
-
-    def read(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise BadValueError(f"must be a whole number from {low} to {high}, not {value!r}")
-        return value
-
-    return read
-
-
-def seconds(*, endless: bool = False) -> Reader:
-    """Reads a duration in seconds; `inf` only where a timeout may be switched off."""
-    allowed = "a number of seconds, 0 or more" + (", or inf" if endless else "")
-
-    def read(value: Any) -> float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not (0 <= value <= 1e9 or (endless and value == math.inf)):
-            raise BadValueError(f"must be {allowed}, not {value!r}")
-        return float(value)
-
-    return read
-
-
-def choice(words: type[E]) -> Reader:
-    """Reads one of the values of an enum."""
-    names = [word.value for word in words]
-
-    def read(value: Any) -> E:
-        if text(value) not in names:
-            raise BadValueError(f"must be one of {', '.join(names)}, not {value!r}{did_you_mean(value, names)}")
-        return words(value)
-
-    return read
-
-
-def several(read_one: Reader, *, at_least: int = 0) -> Reader:
-    """Reads an array, each element by `read_one`."""
-
-    def read(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise BadValueError(f"must be an array, not {value!r}")
-        if len(value) < at_least:
-            raise BadValueError("must not be empty")
-        found = []
-        for index, element in enumerate(value):
-            try:
-                found.append(read_one(element))
-            except BadValueError as error:
-                raise BadValueError(str(error), f"[{index}]{error.below}") from None
-        return tuple(found)
-
-    return read
 
 
 def worker_class(value: Any) -> str:

@@ -10,19 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parsupd.core import graph
+from parsupd.core.readers import BadValueError, Reader, did_you_mean
 from parsupd.core.toml_lines import Path, key_lines, line_of
-from parsupd.core.unit_keys import (
-    DAEMON_KEYS,
-    NEEDED,
-    ONLY_FOR,
-    UNIT_KEYS,
-    UNIT_NAME,
-    VARIABLE,
-    BadValueError,
-    Reader,
-    did_you_mean,
-    field_of,
-)
+from parsupd.core.unit_keys import DAEMON_KEYS, NEEDED, ONLY_FOR, UNIT_KEYS, UNIT_NAME, VARIABLE, field_of
 from parsupd.core.units import (
     Configuration,
     DaemonSettings,
