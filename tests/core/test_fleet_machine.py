@@ -47,6 +47,7 @@ from parsupd.core.events import (
     Start,
     StartDefault,
     Stop,
+    Unhealthy,
 )
 from parsupd.core.fleet import Fleet, NoSuchUnitError, ShuttingDownError
 from parsupd.core.tally import AT_REST
@@ -202,7 +203,7 @@ class Machine(RuleBasedStateMachine):
             if life.worker and life.ready:
                 found.append((life, "lost"))
             if life.pid and not life.exited:
-                found.append((life, "exited"))
+                found += [(life, "exited"), (life, "unhealthy")]
             if life.exited and not life.gone:
                 found.append((life, "empty"))
         return found
@@ -224,6 +225,8 @@ class Machine(RuleBasedStateMachine):
             case "lost":
                 life.ready = False
                 self.report(life, ReadinessLost(*names, "made up"))
+            case "unhealthy":
+                self.report(life, Unhealthy(*names, "made up"))
             case "exited":
                 life.exited = True
                 self.report(life, Exited(*names, cause))

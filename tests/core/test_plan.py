@@ -16,7 +16,7 @@ RUNNING, FAILED, DOWN = Present(True, SubState.RUNNING), Present(True, SubState.
 LIVE_KEYS = {
     "description", "instances", "enabled", "exit_with", "requires", "wants", "after", "restart", "restart_sec",
     "restart_steps", "restart_max_delay_sec", "restart_reset_after_sec", "start_limit_burst",
-    "start_limit_interval_sec", "timeout_start_sec", "timeout_stop_sec", "stop_signal", "include",
+    "start_limit_interval_sec", "timeout_start_sec", "timeout_stop_sec", "kill_signal", "include",
 }  # fmt: skip
 
 
@@ -158,7 +158,7 @@ KEY_CASES: dict[str, tuple[str, str, list[tuple[str, Any, Any, bool]]]] = {
     "an enum": ("", "restart = 'always'", [("restart", "on-failure", "always", True)]),
     "seconds": ("restart_sec = 1", "restart_sec = 2.5", [("restart_sec", 1.0, 2.5, True)]),
     "no timeout": ("", "timeout_stop_sec = inf", [("timeout_stop_sec", 10.0, "inf", True)]),
-    "a signal": ("stop_signal = 'INT'", "stop_signal = 'SIGHUP'", [("stop_signal", "SIGINT", "SIGHUP", True)]),
+    "a signal": ("kill_signal = 'INT'", "kill_signal = 'SIGHUP'", [("kill_signal", "SIGINT", "SIGHUP", True)]),
     "an output": ("stdout = 'null'\nstderr = 'null'", "stdout = 'append:x'\nstderr = 'null'",
                   [("stdout", "null", "append:/etc/x", False)]),
     "octal": ("", "umask = '027'", [("umask", None, "027", False)]),

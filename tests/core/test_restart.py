@@ -14,6 +14,7 @@ CAUSES = {
     "unclean signal": ExitCause.signaled(SIGNALS["SIGSEGV"]),
     "timeout": ExitCause.timed_out("not ready within 30 s"),
     "watchdog": ExitCause.watchdog("no heartbeat for 20 s"),
+    "unhealthy": ExitCause.unhealthy("its probe failed"),
     "spawn failed": ExitCause.spawn_failed("no such program"),
     "unknown": ExitCause.unknown(),
 }
@@ -23,9 +24,17 @@ EXPECTED = {
     RestartPolicy.NO: set(),
     RestartPolicy.ALWAYS: set(CAUSES),
     RestartPolicy.ON_SUCCESS: {"clean code", "clean signal"},
-    RestartPolicy.ON_FAILURE: {"unclean code", "unclean signal", "timeout", "watchdog", "spawn failed", "unknown"},
-    RestartPolicy.ON_ABNORMAL: {"unclean signal", "timeout", "watchdog", "unknown"},
-    RestartPolicy.ON_WATCHDOG: {"watchdog"},
+    RestartPolicy.ON_FAILURE: {
+        "unclean code",
+        "unclean signal",
+        "timeout",
+        "watchdog",
+        "unhealthy",
+        "spawn failed",
+        "unknown",
+    },
+    RestartPolicy.ON_ABNORMAL: {"unclean signal", "timeout", "watchdog", "unhealthy", "unknown"},
+    RestartPolicy.ON_WATCHDOG: {"watchdog", "unhealthy"},
 }
 
 

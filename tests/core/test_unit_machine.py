@@ -31,6 +31,7 @@ from parsupd.core.events import (
     SpawnInterrupted,
     StartOrder,
     StopOrder,
+    Unhealthy,
 )
 from parsupd.core.restart import RESTARTS_ON, outcome
 from parsupd.core.unit_machine import (
@@ -86,6 +87,10 @@ def empty(generation: int = 1) -> GroupEmpty:
 
 def lost(generation: int = 1) -> ReadinessLost:
     return ReadinessLost(NAME, generation, "its connection was closed")
+
+
+def unhealthy(generation: int = 1) -> Unhealthy:
+    return Unhealthy(NAME, generation, "its probe `tcp` failed 3 times")
 
 
 def failed(generation: int = 1) -> SpawnFailed:
@@ -209,6 +214,29 @@ HISTORIES: dict[str, tuple[UnitType, dict[str, Any], list[tuple[Any, float, list
             (DEADLINE, 13, ["signal 1 9", "killing"]),
             (exited(KILLED), 13, []),
             (empty(), 13, ["note 1: gave no sign of life: its connection was closed", "backoff"]),
+        ],
+    ),
+    "what a probe finds unhealthy is stopped, and restarted as after a watchdog": (
+        SIMPLE,
+        {"restart": RestartPolicy.ON_WATCHDOG},
+        [
+            *RUNNING_SIMPLE,
+            (unhealthy(), 3, ["signal 1 15", "stopping"]),
+            (unhealthy(), 3, []),
+            (exited(ExitCause.exited(143)), 3, []),
+            (empty(), 3, ["note 1: was unhealthy: its probe `tcp` failed 3 times", "backoff"]),
+            (unhealthy(), 3, []),
+        ],
+    ),
+    "a oneshot at its work that goes beyond a limit is stopped": (
+        ONESHOT,
+        {"restart": RestartPolicy.NO},
+        [
+            *UP,
+            (spawned(), 1, []),
+            (unhealthy(), 3, ["cancel 1", "signal 1 15", "stopping"]),
+            (exited(TERMED), 3, []),
+            (empty(), 3, ["note 1: was unhealthy: its probe `tcp` failed 3 times", "failed"]),
         ],
     ),
     "leftovers of a crash are killed before the restart": (
@@ -404,7 +432,7 @@ HISTORIES: dict[str, tuple[UnitType, dict[str, Any], list[tuple[Any, float, list
     ),
     "the stop signal is the unit's own": (
         SIMPLE,
-        {"stop_signal": 2},
+        {"kill_signal": 2},
         [*RUNNING_SIMPLE, (STOP, 3, ["signal 1 2", "stopping"])],
     ),
 }
@@ -452,6 +480,7 @@ EVENTS = [
     failed(),
     SpawnInterrupted(NAME, 1),
     lost(),
+    unhealthy(),
     exited(CLEAN),
     empty(),
     Redescribed(UnitSpec(name="job", exec=("other",))),
@@ -490,6 +519,7 @@ CAUSES = (
     ExitCause.unknown(),
     ExitCause.timed_out("t"),
     ExitCause.watchdog("w"),
+    ExitCause.unhealthy("u"),
     ExitCause.spawn_failed("s"),
 )
 MATRIX = list(itertools.product(RestartPolicy, (SIMPLE, ONESHOT), CAUSES, LIMITS))
@@ -497,7 +527,7 @@ MATRIX = list(itertools.product(RestartPolicy, (SIMPLE, ONESHOT), CAUSES, LIMITS
 
 def test_the_matrix_has_every_cell() -> None:
     """Policy x type x cause x limit."""
-    assert len(MATRIX) == 6 * 2 * 8 * 2
+    assert len(MATRIX) == 6 * 2 * 9 * 2
 
 
 @pytest.mark.parametrize(("policy", "kind", "cause", "limit"), MATRIX, ids=str)
@@ -621,7 +651,7 @@ def test_a_running_process_keeps_what_has_gone_into_it() -> None:
 
 def test_a_new_description_waits_for_the_end_of_a_stop() -> None:
     """Else the exit by the old stop signal would look like one of its own."""
-    new = spec(stop_signal=2, timeout_stop_s=99)
+    new = spec(kill_signal=2, timeout_stop_s=99)
     state = play(UnitState(NAME, spec()), START, DEPS, spawned(), ready(), lost(), Redescribed(new))
     assert (state.sub_state, state.spec) == (SubState.STOPPING, spec())
     state = play(state, exited(TERMED), empty())

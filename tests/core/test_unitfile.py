@@ -81,7 +81,7 @@ start_limit_burst = 0
 start_limit_interval_sec = 3
 timeout_start_sec = inf
 timeout_stop_sec = 5
-stop_signal = "SIGINT"
+kill_signal = "SIGINT"
 stdout = "append:../log/out"
 stderr = "null"
 environment = { TZ = "UTC" }
@@ -129,7 +129,7 @@ def test_every_key_arrives() -> None:
         start_limit_interval_s=3.0,
         timeout_start_s=math.inf,
         timeout_stop_s=5.0,
-        stop_signal=SIGNALS["SIGINT"],
+        kill_signal=SIGNALS["SIGINT"],
         stdout=Output(OutputKind.APPEND, "/etc/log/out"),
         stderr=Output(OutputKind.NULL),
         environment={"TZ": "UTC"},
@@ -164,7 +164,7 @@ def test_defaults_of_a_daemon_and_of_a_oneshot() -> None:
     assert (simple.start_limit_burst, simple.start_limit_interval_s) == (5, 10)
     assert (simple.timeout_start_s, simple.timeout_stop_s) == (30, 10)
     assert (simple.restart_max_delay_s, simple.restart_reset_after_s) == (30, 60)
-    assert (simple.stop_signal, simple.instances, simple.enabled, simple.exit_with) == (15, 1, True, False)
+    assert (simple.kill_signal, simple.instances, simple.enabled, simple.exit_with) == (15, 1, True, False)
     oneshot = one('[unit.a]\ntype = "oneshot"\nexec = ["x"]')
     assert (oneshot.restart, oneshot.timeout_start_s) == (RestartPolicy.NO, math.inf)
 
@@ -199,8 +199,8 @@ REFUSED = {
             "not 'on-fail'; did you mean 'on-failure'?"
         )
     ],
-    HEAD + 'stop_signal = "SIGTREM"': [
-        "a.toml:4: unit.a.stop_signal: must be the name of a signal, not 'SIGTREM'; did you mean 'SIGTERM'?"
+    HEAD + 'kill_signal = "SIGTREM"': [
+        "a.toml:4: unit.a.kill_signal: must be the name of a signal, not 'SIGTREM'; did you mean 'SIGTERM'?"
     ],
     HEAD + 'stdout = "jornal"': [
         (

@@ -186,7 +186,7 @@ def test_the_defaults_of_unit_keys_are_the_codes() -> None:
         name = re.sub("_sec$", "_s", key)
         value = spec[name]
         text = getattr(value, "value", None) or getattr(getattr(value, "kind", None), "value", None) or value
-        if key == "stop_signal":
+        if key == "kill_signal":
             text = signal.Signals(value).name
         if key == "environment":
             text = {}

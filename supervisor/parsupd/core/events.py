@@ -5,6 +5,7 @@ What the executor reports about one generation of an instance comes from three s
 * the spawn and the worker's connection: `Spawned`, then for a worker `Ready` and perhaps `ReadinessLost`, or instead of
   `Ready` one `SpawnFailed`. Without `Spawned` (no process came to be), `SpawnFailed` is the last word.
 * an earlier parsupd that was killed meanwhile: instead of all these, `SpawnInterrupted`.
+* whoever watches the instance, between `Spawned` and `Exited`: any number of `Unhealthy`.
 * the process, after `Spawned`: exactly one `Exited`, then exactly one `GroupEmpty`.
 
 Inside a source the order is fixed; between the sources it is free (a killed worker may lose its connection before or
@@ -54,6 +55,13 @@ class SpawnInterrupted(Report):
 @dataclass(frozen=True, slots=True)
 class ReadinessLost(Report):
     """A worker that was ready has lost its registration, e.g. its connection; its process may still live."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unhealthy(Report):
+    """Whoever watches the instance (a liveness probe, a limit) has found that it must be ended; `reason` says which."""
 
     reason: str
 
@@ -172,6 +180,7 @@ UnitEvent = (
     | SpawnFailed
     | SpawnInterrupted
     | ReadinessLost
+    | Unhealthy
     | Exited
     | GroupEmpty
     | DeadlineReached
@@ -184,5 +193,14 @@ UnitEvent = (
 )
 Command = Start | Stop | Restart | StartDefault | Reconfigure | Scale | ShutdownRequested
 FleetEvent = (
-    Spawned | Ready | SpawnFailed | SpawnInterrupted | ReadinessLost | Exited | GroupEmpty | DeadlineReached | Command
+    Spawned
+    | Ready
+    | SpawnFailed
+    | SpawnInterrupted
+    | ReadinessLost
+    | Unhealthy
+    | Exited
+    | GroupEmpty
+    | DeadlineReached
+    | Command
 )

@@ -2,6 +2,7 @@
 
 The table is that of systemd.service(5), Restart=. Where systemd has no word of its own for a cause:
 
+* UNHEALTHY counts as watchdog: whoever watches it has found it of no use, by a probe or a limit.
 * SPAWN_FAILED counts as an unclean exit code: systemd sees a failed exec as exit status 203. A missing program or an
   exception in the worker's init is a mistake in the unit, not an abnormal end, so on-abnormal does not restart it.
 * UNKNOWN counts as abnormal: nobody saw how it ended, and whoever asks for on-abnormal wants it up after accidents.
@@ -48,7 +49,7 @@ def outcome(cause: ExitCause, *, oneshot: bool = False) -> Outcome:
             return Outcome.UNCLEAN_CODE
         case ExitKind.TIMED_OUT:
             return Outcome.TIMEOUT
-        case ExitKind.WATCHDOG:
+        case ExitKind.WATCHDOG | ExitKind.UNHEALTHY:
             return Outcome.WATCHDOG
         case ExitKind.UNKNOWN:
             return Outcome.LOST

@@ -161,7 +161,7 @@ UNIT_KEYS: dict[str, Reader] = {
     "start_limit_interval_sec": Live(seconds()),
     "timeout_start_sec": Live(seconds(endless=True)),
     "timeout_stop_sec": Live(seconds(endless=True)),
-    "stop_signal": Live(signal),
+    "kill_signal": Live(signal),
     "stdout": output,
     "stderr": output,
     "environment": environment,

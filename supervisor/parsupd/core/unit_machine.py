@@ -49,6 +49,7 @@ from parsupd.core.events import (
     SpawnInterrupted,
     StartOrder,
     StopOrder,
+    Unhealthy,
     UnitEvent,
 )
 from parsupd.core.restart import Outcome
@@ -250,7 +251,7 @@ def _begin_stop(state: UnitState, now: float, reason: str, *, cancel: bool = Fal
     if cancel:
         effects.append(CancelSpawn(instance, generation))
     if run.pid is not None:
-        effects.append(SignalGroup(instance, generation, state.spec.stop_signal))
+        effects.append(SignalGroup(instance, generation, state.spec.kill_signal))
     ready_s = 0.0 if run.ready_at is None else now - run.ready_at
     deadline_at = _deadline(now, state.spec.timeout_stop_s)
     return _move(
@@ -297,11 +298,17 @@ def _readiness_lost(state: UnitState, event: ReadinessLost, now: float) -> Step:
     return _begin_stop(_with_run(state, verdict=cause), now, f"it {cause}")
 
 
+def _unhealthy(state: UnitState, event: Unhealthy, now: float) -> Step:
+    cause = ExitCause.unhealthy(event.reason)
+    cancel = state.sub_state is SubState.STARTING
+    return _begin_stop(_with_run(state, verdict=cause), now, f"it {cause}", cancel=cancel)
+
+
 # Rules for a run that is being stopped.
 
 
 def _spawned_too_late(state: UnitState, event: Spawned, now: float) -> Step:  # noqa: ARG001
-    signal = state.spec.stop_signal if state.sub_state is SubState.STOPPING else SIGKILL
+    signal = state.spec.kill_signal if state.sub_state is SubState.STOPPING else SIGKILL
     effect = SignalGroup(state.instance, state.generation, signal)
     return _stay(_with_run(state, pid=event.pid), "its process came to be after its stop", effect)
 
@@ -325,7 +332,7 @@ def _main_exited(state: UnitState, event: Exited, now: float) -> Step:  # noqa: 
     connection, unless it exited because we stopped it.
     """
     run, cause = _the_run(state), event.cause
-    ours = {ExitCause.exited(0), ExitCause.signaled(state.spec.stop_signal)}
+    ours = {ExitCause.exited(0), ExitCause.signaled(state.spec.kill_signal)}
     if state.sub_state is SubState.KILLING:
         ours.add(ExitCause.signaled(SIGKILL))
     symptom = run.verdict is not None and run.verdict.kind is ExitKind.WATCHDOG
@@ -336,7 +343,7 @@ def _main_exited(state: UnitState, event: Exited, now: float) -> Step:  # noqa: 
 
 def _kill(state: UnitState, event: DeadlineReached, now: float) -> Step:  # noqa: ARG001
     run, spec = _the_run(state), state.spec
-    signal = SIGNAL_NAMES[spec.stop_signal]
+    signal = SIGNAL_NAMES[spec.kill_signal]
     reason = f"its process group is not empty {spec.timeout_stop_s:g} s after {signal}"
     if run.pid is None:
         reason = f"its spawn was given up {spec.timeout_stop_s:g} s ago and has not ended"
@@ -453,6 +460,7 @@ Rule = Callable[[UnitState, Any, float], Step]
 _AFTER_THE_END: dict[type[UnitEvent], Rule] = {
     Ready: _ignore_late,
     ReadinessLost: _ignore_late,
+    Unhealthy: _ignore_late,
     SpawnFailed: _learn_why,
 }
 
@@ -465,6 +473,7 @@ _ENDING: dict[type[UnitEvent], Rule] = {
     Spawned: _spawned_too_late,
     Ready: _ignore_late,
     ReadinessLost: _ignore_late,
+    Unhealthy: _ignore_late,
     SpawnFailed: _spawn_given_up,
     SpawnInterrupted: _interrupted_at_its_end,
     Exited: _main_exited,
@@ -499,6 +508,7 @@ TABLE: Mapping[SubState, Mapping[type[UnitEvent], Rule]] = {
         Spawned: _spawned,
         Ready: _ready,
         SpawnFailed: _spawn_failed,
+        Unhealthy: _unhealthy,
         SpawnInterrupted: _interrupted,
         Exited: _exited,
         DeadlineReached: _start_timed_out,
@@ -510,6 +520,7 @@ TABLE: Mapping[SubState, Mapping[type[UnitEvent], Rule]] = {
         RestartOrder: _stop,
         DependencyFailed: _stop,
         ReadinessLost: _readiness_lost,
+        Unhealthy: _unhealthy,
         Exited: _exited,
     },
     SubState.EXITED: {
@@ -518,6 +529,7 @@ TABLE: Mapping[SubState, Mapping[type[UnitEvent], Rule]] = {
         StopOrder: _rest,
         RestartOrder: _begin,
         DependencyFailed: _remain,
+        **_AFTER_THE_END,
     },
     SubState.STOPPING: {**_ENDING, DeadlineReached: _kill},
     SubState.KILLING: {**_ENDING, DeadlineReached: _unkillable},

@@ -112,6 +112,7 @@ class ExitKind(enum.Enum):
     SIGNALED = "signaled"  # by a signal
     TIMED_OUT = "timed-out"  # stopped by us: it was not ready, or not down, in time
     WATCHDOG = "watchdog"  # stopped by us: it gave no sign of life
+    UNHEALTHY = "unhealthy"  # stopped by us: a probe or a limit found it so
     SPAWN_FAILED = "spawn-failed"  # never became a working process
     UNKNOWN = "unknown"  # nobody could learn it
 
@@ -139,6 +140,10 @@ class ExitCause:
     @classmethod
     def watchdog(cls, text: str) -> Self:
         return cls(ExitKind.WATCHDOG, text=text)
+
+    @classmethod
+    def unhealthy(cls, text: str) -> Self:
+        return cls(ExitKind.UNHEALTHY, text=text)
 
     @classmethod
     def spawn_failed(cls, text: str) -> Self:
@@ -170,6 +175,8 @@ class ExitCause:
                 return f"timed out{detail}"
             case ExitKind.WATCHDOG:
                 return f"gave no sign of life{detail}"
+            case ExitKind.UNHEALTHY:
+                return f"was unhealthy{detail}"
             case ExitKind.SPAWN_FAILED:
                 return f"could not be started{detail}"
             case ExitKind.UNKNOWN:
@@ -254,7 +261,7 @@ class UnitSpec:
     start_limit_interval_s: float = 10.0
     timeout_start_s: float = 30.0
     timeout_stop_s: float = 10.0
-    stop_signal: int = SIGTERM
+    kill_signal: int = SIGTERM
     stdout: Output = Output(OutputKind.JOURNAL)
     stderr: Output = Output(OutputKind.JOURNAL)
     environment: Mapping[str, str] = field(default_factory=dict)
