@@ -9,23 +9,22 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
+from parsupd.core import described
 from parsupd.core import events as told
+from parsupd.core.described import Info
 from parsupd.core.fleet import Fleet, NoSuchUnitError, ShuttingDownError
-from parsupd.core.plan import Action, KeyChange, Plan
+from parsupd.core.plan import Plan
 from parsupd.core.readers import BadValueError
-from parsupd.core.status import InstanceStatus, Why
+from parsupd.core.status import InstanceStatus
 from parsupd.core.unit_keys import UNIT_KEYS
-from parsupd.core.units import ActiveState, Incarnation, InstanceName, SubState, Target
+from parsupd.core.units import ActiveState, InstanceName, SubState, Target
 from parsupd.executor import Executor
 from parsupd.reloading import NotReloadedError, Reloader
 from workerlib import __version__, rpc
 
 UP = frozenset({SubState.RUNNING, SubState.EXITED})
 AT_REST = frozenset({SubState.DEAD, SubState.FAILED})
-
-Info = dict[str, Any]
 
 
 class Supervisor:
@@ -54,13 +53,13 @@ class Supervisor:
     @rpc
     async def status(self, names: list[str] | None = None) -> list[Info]:
         """One entry an instance, of the named units and instances or of all. Raises LookupError for an unknown name."""
-        return [self._info(status) for status in self._statuses(names)]
+        return [described.instance(status, _wall) for status in self._statuses(names)]
 
     @rpc
     async def why(self, name: str) -> list[Info]:
         """What happened to each instance: its last incarnations with cause, decision and reason. Raises LookupError."""
         try:
-            return [self._why(why) for why in self._fleet.why(name)]
+            return [described.why(why, _wall) for why in self._fleet.why(name)]
         except NoSuchUnitError as error:
             raise LookupError(str(error)) from None
 
@@ -114,19 +113,29 @@ class Supervisor:
 
     @rpc
     async def wait(self, names: list[str], state: str = "active", timeout_s: float | None = None) -> list[Info]:
-        """Waits until every instance is in an ActiveState. Raises LookupError, ValueError, TimeoutError."""
+        """Waits until every instance is in an ActiveState.
+
+        Raises LookupError, ValueError, TimeoutError; RuntimeError as soon as one has failed for good instead: without
+        a limit this would wait for ever.
+        """
         try:
             wanted = ActiveState(state)
         except ValueError:
             known = ", ".join(one.value for one in ActiveState)
             raise ValueError(f"there is no state {state!r}; states are {known}") from None
-        return await self._until(names, lambda status: status.active_state is wanted, True, timeout_s)
+
+        def done(status: InstanceStatus) -> bool:
+            if status.sub_state is SubState.FAILED and wanted is not ActiveState.FAILED:
+                raise RuntimeError(f"{status.name} has failed for good: {status.reason}")
+            return status.active_state is wanted
+
+        return await self._until(names, done, True, timeout_s)
 
     @rpc
     async def plan(self) -> Info:
         """What `reload` would do now, with the id that `apply` takes. Raises ValueError for a broken configuration."""
         try:
-            return _plan_info(*self._reloader.plan())
+            return described.plan(*self._reloader.plan())
         except NotReloadedError as error:
             raise ValueError(str(error)) from None
 
@@ -207,7 +216,8 @@ class Supervisor:
                     await self._executor.changed()
         except TimeoutError:
             raise _late(pending(), timeout_s) from None
-        return {**_plan_info(plan_id, plan), "instances": [self._info(status) for status in found(coming)]}
+        instances = [described.instance(status, _wall) for status in found(coming)]
+        return {**described.plan(plan_id, plan), "instances": instances}
 
     def _command(self, commands: list[told.Command]) -> None:
         try:
@@ -241,12 +251,12 @@ class Supervisor:
         statuses = self._statuses(names)
         try:
             async with asyncio.timeout(timeout_s):
-                while wait and not all(done(status) for status in statuses):
+                while wait and [status for status in statuses if not done(status)]:
                     await self._executor.changed()
                     statuses = self._remaining(statuses, gone_is_done)
         except TimeoutError:
             raise _late((status for status in statuses if not done(status)), timeout_s) from None
-        return [self._info(status) for status in statuses]
+        return [described.instance(status, _wall) for status in statuses]
 
     def _remaining(self, before: list[InstanceStatus], gone_is_done: bool) -> list[InstanceStatus]:
         """The status of the same instances now; a reload may have removed some."""
@@ -255,55 +265,12 @@ class Supervisor:
             raise RuntimeError(f"{', '.join(gone)}: removed from the configuration meanwhile")
         return [now for each in before if each.name not in gone for now in self._fleet.status(each.name)]
 
-    def _info(self, status: InstanceStatus) -> Info:
-        return {
-            "name": status.name,
-            "unit": status.unit,
-            "type": status.type.value,
-            "description": status.description,
-            "target": status.target.value,
-            "state": status.active_state.value,
-            "sub_state": status.sub_state.value,
-            "pid": status.pid,
-            "generation": status.generation,
-            "restarts": status.restarts,
-            "since": _wall(status.since),
-            "uri": status.uri,
-            "reason": status.reason,
-        }
-
-    def _why(self, why: Why) -> Info:
-        return {
-            **self._info(why.status),
-            "next_attempt_at": _wall(why.next_attempt_at),
-            "incarnations": [_incarnation(incarnation) for incarnation in why.incarnations],
-            "story": [
-                {"at": _wall(entry.now), "event": type(entry.event).__name__, "reason": entry.reason}
-                for entry in why.story
-            ],
-        }
-
 
 def _wall(at: float | None) -> float | None:
     """An instant of the loop's monotonic clock as Unix time, for people: nothing is decided by it."""
     if at is None:
         return None
     return round(time.time() - (asyncio.get_running_loop().time() - at), 3)
-
-
-def _incarnation(incarnation: Incarnation) -> Info:
-    return {
-        "generation": incarnation.generation,
-        "pid": incarnation.pid,
-        "started_at": _wall(incarnation.started_at),
-        "ready_at": _wall(incarnation.ready_at),
-        "ended_at": _wall(incarnation.ended_at),
-        "cause": str(incarnation.cause),
-        "restarted": incarnation.decision.restart,
-        "reason": incarnation.decision.reason,
-        "next_attempt_at": _wall(incarnation.next_attempt_at),
-        "lines": list(incarnation.lines),
-    }
 
 
 def _late(statuses: Iterable[InstanceStatus], timeout_s: float | None) -> TimeoutError:
@@ -316,27 +283,3 @@ def _check_number(unit: str, number: int) -> None:
         UNIT_KEYS["instances"](number)
     except BadValueError as error:
         raise ValueError(f"{unit}: instances {error}") from None
-
-
-def _plan_info(plan_id: str, plan: Plan) -> Info:
-    return {
-        "id": plan_id,
-        "units": [
-            {
-                "unit": each.unit,
-                "action": each.action.value,
-                "reason": each.reason,
-                "keys": [_key_info(change) for change in each.keys],
-                "starts": [str(name) for name in each.starts],
-                "stops": [str(name) for name in each.stops],
-                "restarts": [str(name) for name in each.restarts],
-            }
-            for each in plan.touched
-        ],
-        "untouched": [each.unit for each in plan.units if each.action is Action.UNTOUCHED],
-        "daemon": [_key_info(change) for change in plan.daemon],
-    }
-
-
-def _key_info(change: KeyChange) -> Info:
-    return {"key": change.key, "old": change.old, "new": change.new, "live": change.live}

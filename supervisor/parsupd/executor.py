@@ -487,7 +487,7 @@ def _cause(exit_cause: Exit | None) -> ExitCause:
         return ExitCause.unknown("while no parsupd was there to see it")
     if isinstance(exit_cause, ExitedWith):
         return ExitCause.exited(exit_cause.code)
-    return ExitCause.signaled(exit_cause.signal)
+    return ExitCause.signaled(exit_cause.signal, core_dumped=exit_cause.core_dumped)
 
 
 def _spawn_failure(error: SpawnError | UsageError) -> tuple[ExitCause, tuple[str, ...]]:

@@ -86,6 +86,7 @@ LAYERS = {
     "parsupd.core.fleet": 3,
     "parsupd.core.recovery": 3,
     "parsupd.core.summary": 3,
+    "parsupd.core.described": 3,
     "parsupd.shell": 4,
     "parsupd.executor": 5,
     "parsupd.recorder": 5,

@@ -97,9 +97,13 @@ def test_why_shows_the_newest_run_first() -> None:
     """Cause, how long it lasted, whether it was ready, what was decided, and the last lines that it wrote."""
     run = {
         "generation": 1, "pid": 12, "started_at": NOW - 10, "ready_at": None, "ended_at": NOW - 9, "cause": "exited with 1",
-        "restarted": True, "reason": "restart=always", "next_attempt_at": None, "lines": ["Traceback", "Oops"],
+        "restarted": True, "reason": "restart=always", "next_attempt_at": NOW, "lines": ["Traceback", "Oops"],
+        "oom_killed": False, "stack": [], "log": [{"message": "one\ntwo"}],
     }  # fmt: skip
-    later = {**run, "generation": 2, "pid": None, "ready_at": NOW - 9.5, "restarted": False, "lines": []}
+    later = {
+        **run, "generation": 2, "pid": None, "ready_at": NOW - 9.5, "restarted": False, "lines": [],
+        "next_attempt_at": None, "oom_killed": True, "stack": ["File x, line 1"], "log": [],
+    }  # fmt: skip
     story = [{"at": NOW - 9, "event": "Exited(generation=1)", "reason": "it exited with 1"}]
     info = {**INFO, "next_attempt_at": NOW + 1, "incarnations": [run, later], "story": story}
     assert render.why(info, NOW).splitlines() == [
@@ -107,11 +111,18 @@ def test_why_shows_the_newest_run_first() -> None:
         "  next attempt in 1s",
         "  run 2 (no process) exited with 1, 9s ago, after 1s; ready after 500ms",
         "    not restarted: restart=always",
+        "    the kernel has killed processes of it for want of memory",
+        "    its stack when it was asked by the watchdog:",
+        "      File x, line 1",
         "  run 1 (pid 12) exited with 1, 9s ago, after 1s; never ready",
         "    restarted: restart=always",
+        f"    next attempt: {render.instant(NOW)}",
         "    its last lines on stderr:",
         "      Traceback",
         "      Oops",
+        "    its last lines:",
+        "      one",
+        "      two",
         "  what happened:",
         "              9s ago  Exited: it exited with 1",
     ]

@@ -46,6 +46,7 @@ class Killed(msgspec.Struct, frozen=True):
     """A signal ended the process."""
 
     signal: int
+    core_dumped: bool = False
 
     @property
     def status(self) -> int:

@@ -52,7 +52,9 @@ def clear_parent_death_signal() -> None:
 
 def exit_cause(result: os.waitid_result) -> ExitCause:
     """How the process of a `waitid(..., WEXITED)` result ended."""
-    return Exited(result.si_status) if result.si_code == os.CLD_EXITED else Killed(result.si_status)
+    if result.si_code == os.CLD_EXITED:
+        return Exited(result.si_status)
+    return Killed(result.si_status, result.si_code == os.CLD_DUMPED)
 
 
 _PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info of 64 bytes), linux/pidfd.h
@@ -62,7 +64,7 @@ _PIDFD_INFO = struct.Struct("QQ11Ii")
 
 def _from_wait_status(status: int) -> ExitCause:
     code = os.waitstatus_to_exitcode(status)
-    return Exited(code) if code >= 0 else Killed(-code)
+    return Exited(code) if code >= 0 else Killed(-code, os.WCOREDUMP(status))
 
 
 def strangers_exit_cause(pid: int, started: int, pidfd: int) -> ExitCause | None:

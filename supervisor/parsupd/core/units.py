@@ -124,14 +124,15 @@ class ExitCause:
     kind: ExitKind
     number: int = 0  # the exit code of EXITED, the signal of SIGNALED
     text: str = ""
+    core_dumped: bool = field(default=False, compare=False)  # what follows from the signal does not hang on it
 
     @classmethod
     def exited(cls, code: int) -> Self:
         return cls(ExitKind.EXITED, code)
 
     @classmethod
-    def signaled(cls, signal: int) -> Self:
-        return cls(ExitKind.SIGNALED, signal)
+    def signaled(cls, signal: int, *, core_dumped: bool = False) -> Self:
+        return cls(ExitKind.SIGNALED, signal, core_dumped=core_dumped)
 
     @classmethod
     def timed_out(cls, text: str) -> Self:
@@ -170,7 +171,8 @@ class ExitCause:
             case ExitKind.EXITED:
                 return f"exited with {self.number}{detail}"
             case ExitKind.SIGNALED:
-                return f"was killed by {SIGNAL_NAMES.get(self.number, f'signal {self.number}')}{detail}"
+                core = " (core dumped)" if self.core_dumped else ""
+                return f"was killed by {SIGNAL_NAMES.get(self.number, f'signal {self.number}')}{core}{detail}"
             case ExitKind.TIMED_OUT:
                 return f"timed out{detail}"
             case ExitKind.WATCHDOG:
@@ -334,3 +336,5 @@ class Incarnation:
     decision: RestartDecision
     next_attempt_at: float | None
     lines: tuple[str, ...] = ()  # last lines of stderr, when the start failed
+    oom_killed: bool = False  # the kernel has killed something of it for want of memory
+    stack: tuple[str, ...] = ()  # where its code was, when the watchdog has asked for that

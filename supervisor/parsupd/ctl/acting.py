@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from parsupd.ctl import output, render
-from parsupd.ctl.client import FAILED, Failure, complete_unit, daemon
+from parsupd.ctl.client import FAILED, Failure, complete_unit, patient
 
 units_argument = click.argument("units", metavar="UNIT...", nargs=-1, required=True, shell_complete=complete_unit)
 no_wait_option = click.option("--no-wait", is_flag=True, help="Return at once, not when it is done.")
@@ -66,7 +66,7 @@ def start(context: click.Context, units: Sequence[str], no_wait: bool, timeout_s
       parsupctl start marketdata pricing --timeout 30
       parsupctl start pricing --no-wait && parsupctl wait pricing
     """
-    with daemon(context) as connection:
+    with patient(context, timeout_s, "parsupd goes on starting them") as connection:
         found: Infos = connection.call("start", list(units), wait=not no_wait, timeout_s=timeout_s)
     _report(found, as_json)
     if not no_wait:
@@ -89,7 +89,7 @@ def stop(context: click.Context, units: Sequence[str], no_wait: bool, timeout_s:
       parsupctl stop pricing
       parsupctl stop pricing@2 --timeout 30
     """
-    with daemon(context) as connection:
+    with patient(context, timeout_s, "parsupd goes on stopping them") as connection:
         found: Infos = connection.call("stop", list(units), wait=not no_wait, timeout_s=timeout_s)
     _report(found, as_json)
 
@@ -112,7 +112,7 @@ def restart(
       parsupctl restart pricing
       parsupctl restart pricing@1 --timeout 30
     """
-    with daemon(context) as connection:
+    with patient(context, timeout_s, "parsupd goes on restarting them") as connection:
         found: Infos = connection.call("restart", list(units), wait=not no_wait, timeout_s=timeout_s)
     _report(found, as_json)
     if not no_wait:
@@ -128,15 +128,15 @@ def restart(
 def wait(context: click.Context, units: Sequence[str], state: str, timeout_s: float | None, as_json: bool) -> None:
     """Wait until every instance of the units is in a state.
 
-    Nothing is started or stopped. Without --timeout this waits as long as it takes, also for a unit that has failed:
-    somebody may start it again.
+    Nothing is started or stopped. Exit status 1, at once, when one has failed for good and another state was asked for:
+    it would take somebody's command to leave that. Without --timeout, what may still come is waited for without limit.
 
     \b
     Examples:
       parsupctl wait pricing --timeout 60
       parsupctl wait report --for inactive
     """
-    with daemon(context) as connection:
+    with patient(context, timeout_s, "nothing else was changed") as connection:
         found: Infos = connection.call("wait", list(units), state=state, timeout_s=timeout_s)
     _report(found, as_json)
 
@@ -158,7 +158,7 @@ def shutdown(context: click.Context, exit_code: int, wait_: bool, timeout_s: flo
       parsupctl shutdown --wait
       parsupctl shutdown --exit-code 3
     """
-    with daemon(context) as connection:
+    with patient(context, timeout_s, "parsupd goes on stopping everything") as connection:
         gone = _watch(connection.peer_pid) if wait_ else None
         connection.call("shutdown", exit_code)
         if gone is None:

@@ -7,7 +7,8 @@ import click
 
 from parsupd.ctl import output, render
 from parsupd.ctl.acting import check_up, json_option, no_wait_option, timeout_option
-from parsupd.ctl.client import complete_unit, daemon
+from parsupd.ctl.client import complete_unit, daemon, patient
+from parsupd.ctl.reading import answer_option
 
 
 def _report(done: dict[str, Any], as_json: bool, no_wait: bool) -> None:
@@ -29,9 +30,10 @@ def _print(plan: dict[str, Any]) -> None:
 
 
 @click.command(short_help="Show what a reload would do.")
+@answer_option
 @json_option
 @click.pass_context
-def plan(context: click.Context, as_json: bool) -> None:
+def plan(context: click.Context, timeout_s: float, as_json: bool) -> None:
     """Show what a reload would do now to each unit: add, remove, restart, scale, start, or change under it.
 
     With each unit come the keys that differ, old and new. Nothing is changed. `parsupctl apply ID` does exactly what
@@ -44,7 +46,7 @@ def plan(context: click.Context, as_json: bool) -> None:
       parsupctl plan
       parsupctl plan --json | jq -r '.units[] | select(.action == "restart") | .unit'
     """
-    with daemon(context) as connection:
+    with daemon(context, timeout_s) as connection:
         found: dict[str, Any] = connection.call("plan")
     if as_json:
         output.as_json(found)
@@ -69,7 +71,7 @@ def apply(context: click.Context, plan_id: str, no_wait: bool, timeout_s: float 
     Example:
       parsupctl apply 0f3a5c7e9b12
     """
-    with daemon(context) as connection:
+    with patient(context, timeout_s, "parsupd goes on with the change") as connection:
         done: dict[str, Any] = connection.call("apply", plan_id, wait=not no_wait, timeout_s=timeout_s)
     _report(done, as_json, no_wait)
 
@@ -90,7 +92,7 @@ def reload(context: click.Context, no_wait: bool, timeout_s: float | None, as_js
       parsupctl reload
       parsupctl reload --no-wait
     """
-    with daemon(context) as connection:
+    with patient(context, timeout_s, "parsupd goes on with the change") as connection:
         done: dict[str, Any] = connection.call("reload", wait=not no_wait, timeout_s=timeout_s)
     _report(done, as_json, no_wait)
 
@@ -127,6 +129,6 @@ def scale(
       parsupctl scale pricing=4 corpus=0 --no-wait
     """
     wanted = _numbers(numbers)
-    with daemon(context) as connection:
+    with patient(context, timeout_s, "parsupd goes on with the change") as connection:
         done: dict[str, Any] = connection.call("scale", wanted, wait=not no_wait, timeout_s=timeout_s)
     _report(done, as_json, no_wait)

@@ -21,6 +21,12 @@ UNREACHABLE = 69
 INTERRUPTED = 130
 """What a shell reports for a program that SIGINT has ended."""
 
+ANSWER_S = 30.0
+"""How long the daemon may take to answer what it has at hand."""
+
+LATER_S = 5.0
+"""How much longer than its own deadline the daemon may take to say that it has passed."""
+
 COMPLETION_S = 0.5
 """How long the daemon may take to answer while somebody waits for a word to be completed."""
 
@@ -100,12 +106,16 @@ def connect(options: Options) -> "Connection":
 
 
 @contextmanager
-def daemon(context: click.Context) -> Iterator["Connection"]:
-    """The daemon, for one command. What goes wrong with it inside becomes a Failure."""
+def daemon(context: click.Context, timeout_s: float | None = ANSWER_S) -> Iterator["Connection"]:
+    """The daemon, for one command. What goes wrong with it inside becomes a Failure.
+
+    `timeout_s` is for each call; None for commands that tell the daemon itself how long they want to wait.
+    """
     from workerlib import ConnectionLost, ProtocolError, WorkerlibError  # noqa: PLC0415 - as above
 
     options = context.find_object(Options) or Options()
     with connect(options) as connection:
+        connection.timeout_s = timeout_s
         try:
             yield connection
         except (ConnectionLost, ProtocolError) as error:
@@ -118,6 +128,19 @@ def daemon(context: click.Context) -> Iterator["Connection"]:
             if not hasattr(error, "remote_traceback"):
                 raise  # a bug in here, not in the daemon
             raise Failure(f"the daemon raised {type(error).__name__}: {error}") from None
+
+
+@contextmanager
+def patient(context: click.Context, timeout_s: float | None, work: str) -> Iterator["Connection"]:
+    """As `daemon`, for what the daemon does and is waited for: Ctrl-C ends the waiting, and says so.
+
+    Without a limit, too, a daemon that hangs is noticed: the connection asks it for signs of life.
+    """
+    try:
+        with daemon(context, None if timeout_s is None else timeout_s + LATER_S) as connection:
+            yield connection
+    except KeyboardInterrupt:
+        raise Failure(f"interrupted; {work}", INTERRUPTED) from None
 
 
 def complete_unit(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:

@@ -137,10 +137,10 @@ def in_range(line: Line, since: float | None, until: float | None, priority: int
     return priority is None or line.priority <= priority
 
 
-def as_json(line: Line) -> str:
-    """One object a line, with stable keys."""
+def as_object(line: Line) -> dict[str, Any]:
+    """With stable keys, for JSON."""
     unit = line.name.partition("@")[0]
-    found = {
+    return {
         "time": line.time,
         "name": line.name,
         "unit": unit,
@@ -151,7 +151,11 @@ def as_json(line: Line) -> str:
         "message": line.message,
         "fields": line.fields,
     }
-    return json.dumps(found, ensure_ascii=False)
+
+
+def as_json(line: Line) -> str:
+    """One object a line."""
+    return json.dumps(as_object(line), ensure_ascii=False)
 
 
 def as_text(line: Line, paint: Paint) -> str:

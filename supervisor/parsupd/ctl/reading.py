@@ -7,16 +7,26 @@ import click
 
 from parsupd.core.addresses import NAME_SERVER
 from parsupd.ctl import output, render
-from parsupd.ctl.client import NOT_ACTIVE, Options, complete_unit, daemon, find_socket
+from parsupd.ctl.client import ANSWER_S, NOT_ACTIVE, Options, complete_unit, daemon, find_socket
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
+answer_option = click.option(
+    "--timeout",
+    "timeout_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=ANSWER_S,
+    show_default=True,
+    help="How long the daemon may take to answer.",
+)
 
 
 @click.command(short_help="Show the state of units, and why.")
 @click.argument("units", metavar="[UNIT]...", nargs=-1, shell_complete=complete_unit)
+@answer_option
 @json_option
 @click.pass_context
-def status(context: click.Context, units: tuple[str, ...], as_json: bool) -> None:
+def status(context: click.Context, units: tuple[str, ...], timeout_s: float, as_json: bool) -> None:
     """Show the state of units and why they are in it.
 
     A UNIT is the name of a unit (all its instances) or of one instance (pricing@2). One instance is shown in detail,
@@ -30,7 +40,7 @@ def status(context: click.Context, units: tuple[str, ...], as_json: bool) -> Non
       parsupctl status pricing
       parsupctl status pricing@1 --json
     """
-    with daemon(context) as connection:
+    with daemon(context, timeout_s) as connection:
         found: list[dict[str, Any]] = connection.call("status", list(units) or None)
     now = time.time()
     if as_json:
@@ -46,9 +56,10 @@ def status(context: click.Context, units: tuple[str, ...], as_json: bool) -> Non
 
 
 @click.command(name="list", short_help="List all instances.")
+@answer_option
 @json_option
 @click.pass_context
-def list_(context: click.Context, as_json: bool) -> None:
+def list_(context: click.Context, timeout_s: float, as_json: bool) -> None:
     """List all instances of all units.
 
     With --json, an array with one object an instance: name, unit, type, state, sub_state, pid, generation, restarts,
@@ -59,7 +70,7 @@ def list_(context: click.Context, as_json: bool) -> None:
       parsupctl list
       parsupctl list --json | jq -r '.[] | select(.state == "failed") | .name'
     """
-    with daemon(context) as connection:
+    with daemon(context, timeout_s) as connection:
         found: list[dict[str, Any]] = connection.call("status")
     if as_json:
         output.as_json([render.only_listed(info) for info in found])
@@ -70,29 +81,48 @@ def list_(context: click.Context, as_json: bool) -> None:
 
 @click.command(short_help="Tell what happened to a unit.")
 @click.argument("unit", shell_complete=complete_unit)
+@click.option(
+    "-n",
+    "--lines",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="So many of the last lines that it wrote in each run.",
+)
+@answer_option
 @json_option
 @click.pass_context
-def why(context: click.Context, unit: str, as_json: bool) -> None:
+def why(context: click.Context, unit: str, lines: int, timeout_s: float, as_json: bool) -> None:
     """Tell what happened to a unit: how its last runs ended, what was decided then, and for which reason.
+
+    For each run: exit code or signal, whether a core was dumped or memory ran out, how long it took, its last lines
+    from the journal or its files, the stack that the watchdog asked for, whether it was restarted and why, and when.
 
     \b
     Examples:
       parsupctl why pricing
-      parsupctl why pricing@2 --json
+      parsupctl why pricing@2 --lines 0 --json
     """
-    with daemon(context) as connection:
+    with daemon(context, timeout_s) as connection:
         found: list[dict[str, Any]] = connection.call("why", unit)
+    from parsupd.ctl import run_lines  # noqa: PLC0415 - `--help` does not pay for subprocess and json
+
+    why_not = run_lines.add(context, found, lines)
     if as_json:
         output.as_json(found)
         return
     now, paint = time.time(), output.painter()
     click.echo("\n\n".join(render.why(info, now, paint) for info in found))
+    if why_not:
+        click.echo(f"parsupctl: no lines of its runs: {why_not}", err=True)
 
 
 @click.command(short_help="List the name server's entries.")
+@answer_option
 @json_option
 @click.pass_context
-def names(context: click.Context, as_json: bool) -> None:
+def names(context: click.Context, timeout_s: float, as_json: bool) -> None:
     """List the entries of the name server: workers that are ready, and what other programs have registered.
 
     Any Pyro5 client can look these names up; a worker's entry is there exactly while it is ready.
@@ -102,7 +132,7 @@ def names(context: click.Context, as_json: bool) -> None:
       parsupctl names
       parsupctl names --json
     """
-    with daemon(context) as connection:
+    with daemon(context, timeout_s) as connection:
         found = connection.call("list", target=NAME_SERVER, return_metadata=True)
     entries = [{"name": name, "uri": uri, "metadata": tags} for name, (uri, tags) in sorted(found.items())]
     if as_json:
@@ -112,16 +142,17 @@ def names(context: click.Context, as_json: bool) -> None:
 
 
 @click.command(short_help="Show the daemon itself.")
+@answer_option
 @json_option
 @click.pass_context
-def info(context: click.Context, as_json: bool) -> None:
+def info(context: click.Context, timeout_s: float, as_json: bool) -> None:
     """Show the daemon itself: version, pid, runtime directory, socket, and since when it runs.
 
     \b
     Example:
       parsupctl info --json
     """
-    with daemon(context) as connection:
+    with daemon(context, timeout_s) as connection:
         found: dict[str, Any] = connection.call("info")
         found["socket"] = find_socket(context.find_object(Options) or Options())
     if as_json:

@@ -129,9 +129,19 @@ def _run(run: Info, now: float) -> list[str]:
         f"  run {run['generation']} ({pid}) {run['cause']}, {ago(run['ended_at'], now)}, after {lasted}; {ready}",
         f"    {'restarted' if run['restarted'] else 'not restarted'}: {run['reason']}",
     ]
-    if run["lines"]:
-        lines.append("    its last lines on stderr:")
-        lines += [f"      {line}" for line in run["lines"]]
+    if run["next_attempt_at"] is not None:
+        lines.append(f"    next attempt: {instant(run['next_attempt_at'])}")
+    if run["oom_killed"]:
+        lines.append("    the kernel has killed processes of it for want of memory")
+    log = [line["message"] for line in run.get("log", ())]
+    for title, part in (
+        ("its last lines on stderr", run["lines"]),
+        ("its stack when it was asked by the watchdog", run["stack"]),
+        ("its last lines", log),
+    ):
+        if part:
+            lines.append(f"    {title}:")
+            lines += [f"      {line}" for text in part for line in text.split("\n")]
     return lines
 
 

@@ -1,0 +1,98 @@
+"""What the control object says, as plain values under stable names: any client understands them. Layer 3.
+
+A name that is given here is promised to scripts: it stays, and means the same.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from parsupd.core.plan import Action, KeyChange, Plan
+from parsupd.core.status import InstanceStatus, Why
+from parsupd.core.units import SIGNAL_NAMES, ExitKind, Incarnation
+
+Info = dict[str, Any]
+
+Wall = Callable[[float | None], float | None]
+"""An instant of the monotonic clock as Unix time, for people: nothing is decided by it."""
+
+
+def instance(status: InstanceStatus, wall: Wall) -> Info:
+    """One instance, as `status` has it."""
+    return {
+        "name": status.name,
+        "unit": status.unit,
+        "type": status.type.value,
+        "description": status.description,
+        "target": status.target.value,
+        "state": status.active_state.value,
+        "sub_state": status.sub_state.value,
+        "pid": status.pid,
+        "generation": status.generation,
+        "restarts": status.restarts,
+        "since": wall(status.since),
+        "uri": status.uri,
+        "reason": status.reason,
+    }
+
+
+def why(found: Why, wall: Wall) -> Info:
+    """One instance with what happened to it."""
+    return {
+        **instance(found.status, wall),
+        "next_attempt_at": wall(found.next_attempt_at),
+        "incarnations": [incarnation(each, wall) for each in found.incarnations],
+        "story": [
+            {"at": wall(entry.now), "event": type(entry.event).__name__, "reason": entry.reason}
+            for entry in found.story
+        ],
+    }
+
+
+def incarnation(ended: Incarnation, wall: Wall) -> Info:
+    """One run that is over: how it ended, as a sentence and in its parts, and what was decided."""
+    cause = ended.cause
+    signal = SIGNAL_NAMES.get(cause.number, str(cause.number)) if cause.kind is ExitKind.SIGNALED else None
+    return {
+        "generation": ended.generation,
+        "pid": ended.pid,
+        "started_at": wall(ended.started_at),
+        "ready_at": wall(ended.ready_at),
+        "ended_at": wall(ended.ended_at),
+        "duration_s": round(ended.ended_at - ended.started_at, 3),
+        "cause": str(cause),
+        "kind": cause.kind.value,
+        "code": cause.number if cause.kind is ExitKind.EXITED else None,
+        "signal": signal,
+        "core_dumped": cause.core_dumped,
+        "oom_killed": ended.oom_killed,
+        "restarted": ended.decision.restart,
+        "reason": ended.decision.reason,
+        "next_attempt_at": wall(ended.next_attempt_at),
+        "lines": list(ended.lines),
+        "stack": list(ended.stack),
+    }
+
+
+def plan(plan_id: str, found: Plan) -> Info:
+    """What a reload would do, or has done."""
+    return {
+        "id": plan_id,
+        "units": [
+            {
+                "unit": each.unit,
+                "action": each.action.value,
+                "reason": each.reason,
+                "keys": [_key(change) for change in each.keys],
+                "starts": [str(name) for name in each.starts],
+                "stops": [str(name) for name in each.stops],
+                "restarts": [str(name) for name in each.restarts],
+            }
+            for each in found.touched
+        ],
+        "untouched": [each.unit for each in found.units if each.action is Action.UNTOUCHED],
+        "daemon": [_key(change) for change in found.daemon],
+    }
+
+
+def _key(change: KeyChange) -> Info:
+    return {"key": change.key, "old": change.old, "new": change.new, "live": change.live}
