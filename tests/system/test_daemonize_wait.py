@@ -279,6 +279,11 @@ def test_a_release_is_not_overlooked_for_the_exit_behind_it(start: Start) -> Non
     assert program.finish() == (0, "", "")
 
 
+def test_a_signal_for_a_daemon_that_is_gone_when_it_is_announced(start: Start) -> None:
+    """There is nobody to pass it on to, and no stored pid is signalled in its place."""
+    assert start("all_at_once").finish() == (0, "", "")
+
+
 def test_much_output_before_the_release(start: Start) -> None:
     """10 MiB on stderr arrive complete, and the pipe that fills up meanwhile blocks nothing but the daemon."""
     program = start("much")

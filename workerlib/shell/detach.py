@@ -228,7 +228,7 @@ def _follow(state: Foreground, pipe: int) -> int:
     poller = select.poll()
     poller.register(wakeups, select.POLLIN)
     poller.register(pipe, select.POLLIN)
-    daemon_fd = -1
+    daemon_fd: int | None = None
     while True:
         for event in _news(pipe, wakeups):
             state, effects = step(state, event)
@@ -242,8 +242,9 @@ def _follow(state: Foreground, pipe: int) -> int:
                             daemon_fd = os.pidfd_open(pid)
                             poller.register(daemon_fd, select.POLLIN)
                     case PassOn(_, signum):
-                        with suppress(ProcessLookupError):
-                            signal.pidfd_send_signal(daemon_fd, signum)
+                        if daemon_fd is not None:
+                            with suppress(ProcessLookupError):
+                                signal.pidfd_send_signal(daemon_fd, signum)
                     case Finish(status, message):
                         if message:
                             _complain(message)

@@ -238,6 +238,29 @@ def late_exit():
     release(OUT, ERR)
 
 
+def all_at_once():
+    """The foreground process finds a signal, the announcement, the release and the exit in one look."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    reap, catch_signals = detach.process.reap, detach._catch_signals
+
+    def late():
+        while not (FOLDER / "daemon").exists():
+            select.select([], [], [], 0.005)
+        os.waitid(os.P_PID, json.loads((FOLDER / "daemon").read_text()), os.WEXITED | os.WNOWAIT)
+        return reap()
+
+    def catch_one():
+        reading = catch_signals()
+        os.kill(os.getpid(), signal.SIGHUP)
+        return reading
+
+    detach.process.reap, detach._catch_signals = late, catch_one
+    release = daemonize_wait()
+    write("daemon", os.getpid())
+    release(OUT, ERR)
+    os._exit(3)
+
+
 def release_and_exit():
     """The daemon releases and ends just before the foreground process looks for exits."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
