@@ -47,7 +47,7 @@ from workerlib.core.uri import TcpLocation, Uri, parse_uri
 from workerlib.errors import ArgumentError, HandshakeError, ProtocolError, ResultError, UsageError
 from workerlib.kinds import DirectPipe, ReverseDirectPipe, ReversePipe, StatePipe
 from workerlib.outflow import Updates
-from workerlib.shell.blocking_socket import BlockingSocket, now, open_socket
+from workerlib.shell.blocking_socket import SOON_S, BlockingSocket, now, open_socket
 from workerlib.shell.compression import inflate
 from workerlib.shell.environment import effective_settings
 from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings, functions_of
@@ -320,8 +320,11 @@ class Connection:
         return now() - began
 
     def _dispatch(self, kind: Kind, payload: bytes, outgoing: Outgoing | None, name: str) -> Any:
-        self._check_open()
-        check_size(payload, self.settings.max_message_size, f"the arguments of {name}")
+        if self._socket is None or len(payload) > self.settings.max_message_size:
+            self._check_open()
+            check_size(payload, self.settings.max_message_size, f"the arguments of {name}")
+        if kind is Kind.RPC:
+            return self._call(payload, outgoing, name)
         if kind is Kind.ONE_WAY:
             self._out.append(memoryview(self._session.call_one_way(payload)))
             self._wait(lambda: not self._out and self._sendable, f"{name} could not be written")
@@ -331,11 +334,25 @@ class Connection:
         seq, data = self._session.call(payload)
         call = self._calls[seq] = _Call(seq, name, outgoing)
         self._out.append(memoryview(data))
-        if kind not in {Kind.RPC, Kind.STATE}:
-            self._flush()
-            return Stream(self, call)
         if kind is Kind.STATE:
             return self._open_state(call)
+        self._flush()
+        return Stream(self, call)
+
+    def _call(self, payload: bytes, outgoing: Outgoing | None, name: str) -> Any:
+        """A call with one result. Most are answered soon, by one whole message: those take half the work."""
+        seq, data = self._session.call(payload)
+        arrived = self._exchange(data)
+        if arrived and outgoing is not None and self._session.sole_result(arrived, seq) == seq:
+            try:
+                return outgoing.results.one(arrived[frames.HEADER_SIZE :])
+            except Exception as error:  # noqa: BLE001 - the types' own checks are user code
+                raise outgoing.results.error(error) from None
+        call = self._calls[seq] = _Call(seq, name, outgoing)
+        if arrived:
+            self._session.unhold(now())
+            self._arrived(arrived)
+            self._session.hold(now())
         frame = self.next_frame(call)
         try:
             return read_result(frame, outgoing, name)
@@ -476,6 +493,35 @@ class Connection:
             self._waiting = False
             session.hold(now())
 
+    def _exchange(self, data: bytes) -> bytes | None:
+        """Sends, and waits for the next thing to come, for SOON_S at most: no deadline is late by more than that."""
+        sock = self._socket
+        if sock is None or self._out or (self.timeout_s is not None and self.timeout_s <= SOON_S):
+            self._out.append(memoryview(data))
+            return None
+        self._user, self._waiting = _thread.get_ident(), True
+        sent = -1
+        try:
+            sent = sock.send(data)
+            if sent == len(data):
+                return sock.receive_soon()
+            self._out.append(memoryview(data)[sent:])
+        except OSError as error:
+            if sent < 0:
+                self._sendable = False  # reading tells why: what the peer said before it closed comes first
+            else:
+                self._lost(error)
+        except BaseException:
+            self._drop(CloseKind.LOCAL, "interrupted")
+            raise
+        finally:
+            self._waiting = False
+        return None
+
+    def _lost(self, error: OSError) -> None:
+        kind = CloseKind.PEER if isinstance(error, ConnectionError) else CloseKind.TRANSPORT
+        self._drop(kind, error.strerror or "")
+
     def _turn(self, until: float) -> None:
         """Waits for something to happen or for `until`, takes what has come, sends what can be sent."""
         session, sock = self._session, self._socket
@@ -485,22 +531,26 @@ class Connection:
         try:
             data = sock.receive()
         except OSError as error:
-            kind = CloseKind.PEER if isinstance(error, ConnectionError) else CloseKind.TRANSPORT
-            self._drop(kind, error.strerror or "")
+            self._lost(error)
             return
-        moment = now()
-        events = session.receive(data, moment) if data else []
-        if data is not None and not data:
-            events.append(session.close(CloseKind.PEER))
-        elif self._out and moment >= stuck_at:
-            events.append(session.close(CloseKind.NOT_READING, f"for {self.settings.buffer_age_limit_s:g} s"))
-        elif moment >= session.deadline_at:
-            events += session.tick(moment)  # last: signs of life that were there have been taken
+        if data:
+            self._arrived(data)
+        if data == b"":
+            self._drop(CloseKind.PEER)
+        elif self._out and now() >= stuck_at:
+            self._drop(CloseKind.NOT_READING, f"for {self.settings.buffer_age_limit_s:g} s")
+        elif now() >= session.deadline_at:  # last: signs of life that were there have been taken
+            self._handle(session.tick(now()))
+        self._flush()
+
+    def _arrived(self, data: bytes) -> None:
+        self._handle(self._session.receive(data, now()))
+
+    def _handle(self, events: Iterable[Event]) -> None:
         for event in events:
             self._take(event)
-        if output := session.take_output():
+        if output := self._session.take_output():
             self._out.append(memoryview(output))
-        self._flush()
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Closed):

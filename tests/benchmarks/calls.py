@@ -15,6 +15,7 @@ RAW = "raw socketpair"
 PIPE = "multiprocessing.Pipe"
 TO_US = "Pyro5 Proxy to us"
 BARE = "bare uvloop"
+BLOCKING = "workerlib.blocking"
 IN_FLIGHT = 100
 
 
@@ -257,6 +258,16 @@ def ours(seconds: float) -> float:
     return with_connection(lambda connection: us_per_await(lambda n: connection.run(Adder.add, n), seconds))
 
 
+def ours_blocking(seconds: float) -> float:
+    """`workerlib.blocking`, which most of the peers are to be compared with: they block, too."""
+    from ours import Adder, served
+
+    from workerlib import blocking
+
+    with served() as uri, blocking.connect(str(uri)) as connection:
+        return us_per_call(lambda number: connection.run(Adder.add, number), seconds)
+
+
 def ours_in_flight(seconds: float) -> float:
     """Thousand calls a second, with 100 under way."""
     from ours import Adder, with_connection
@@ -283,6 +294,7 @@ def stock_proxy_to_us(seconds: float) -> float:
 SEQUENTIAL = {
     RAW: raw_socketpair,
     OURS: ours,
+    BLOCKING: ours_blocking,
     PIPE: multiprocessing_pipe,
     "multiprocessing.managers": multiprocessing_manager,
     "Pyro5 msgpack": pyro("msgpack"),
@@ -305,7 +317,7 @@ def rows(bench: Bench) -> Iterator[Row]:
         series, trouble = bench.programs_in_turns("calls", "calls", list(SEQUENTIAL), pinned=pinned)
         to_us = series.pop(TO_US, None)
         bare = series.pop(BARE, None)
-        limit, own = series.pop(RAW, None), series.pop(OURS, None)
+        limit, own, blocking = series.pop(RAW, None), series.pop(OURS, None), series.pop(BLOCKING, None)
         where = "pinned" if pinned else "unpinned"
         yield Row(
             name=f"call, one at a time, {where}",
@@ -316,6 +328,15 @@ def rows(bench: Bench) -> Iterator[Row]:
             others=tuple(series.values()),
             budget=Budget(times_limit=1.8, ahead=True) if pinned else None,
             skipped="; ".join(trouble),
+        )
+        yield Row(
+            name=f"blocking call, one at a time, {where}",
+            what="the same by workerlib.blocking, without a loop",
+            unit="µs",
+            ours=blocking,
+            limit=limit,
+            others=tuple(series.values()),
+            budget=Budget(times_limit=2.0, ahead=True) if pinned else None,
         )
         yield Row(
             name=f"the same over bare uvloop, {where}",

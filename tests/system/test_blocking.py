@@ -14,7 +14,7 @@ import pytest
 from blocking_server import Bench, OwnError, Point
 from support import wait_until
 
-from workerlib import blocking
+from workerlib import blocking, rpc
 from workerlib.errors import (
     ArgumentError,
     ConnectionLost,
@@ -369,6 +369,75 @@ def test_a_peer_that_speaks_something_else_is_told(tmp_path: Path) -> None:
             with pytest.raises(ConnectionLost, match="does not speak the Pyro protocol"):
                 blocking.connect(f"PYRO:x@./u:{other}", within_s=10)
             process.communicate()
+
+
+PIECEMEAL = """
+import socket, sys
+import workerlib
+from workerlib.core import frames
+from workerlib.core.payload import encode
+from workerlib.core.session import ServerSession
+from workerlib.shell.compression import inflate
+
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+print(flush=True)
+peer = listener.accept()[0]
+session = ServerSession(workerlib.RpcSettings(), inflate, 0.0)
+calls = []
+
+def take():
+    while not calls:
+        calls.extend(session.receive(peer.recv(65536), 0.0))
+    return calls.pop(0)
+
+hello = take()
+greeting = {"workerlib": 1, "window": 16, "functions": {"add": "rpc"}, "schema": {}}
+peer.sendall(session.accept(hello, encode({"handshake": greeting}), {"workerlib": 1, "window": 16}, 0.0))
+answer = lambda call, value: session.result(call.seq, encode(value))
+for byte in answer(take(), "in pieces"):
+    peer.sendall(bytes([byte]))
+given_up = take()
+calls[:] = [call for call in (take(), take()) if call.type == frames.INVOKE]  # the abort and the next call
+peer.sendall(answer(given_up, "late") + answer(take(), "in one with a late one"))
+late = take()
+peer.sendall(answer(late, "alone")[:43])
+sys.stdin.read(1)
+peer.close()
+"""
+
+
+class Told:
+    """What the peer that answers piecemeal says it serves."""
+
+    @rpc
+    async def add(self) -> str:
+        raise NotImplementedError
+
+
+def test_answers_may_come_in_pieces_together_and_late(tmp_path: Path) -> None:
+    """The short way for a sole answer takes nothing for one that is none, and an answer cut short is a lost connection."""
+    path = str(tmp_path / "s")
+    with subprocess.Popen(
+        [sys.executable, "-c", PIECEMEAL, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with blocking.connect(f"PYRO:x@./u:{path}", within_s=10) as connection:
+            assert connection.run(Told.add) == "in pieces"
+            connection.timeout_s = 0.08
+            with pytest.raises(TimeoutError):
+                connection.run(Told.add)
+            connection.timeout_s = None
+            assert connection.run(Told.add) == "in one with a late one"
+            assert process.stdin is not None
+            process.stdin.write("x")
+            process.stdin.flush()
+            with pytest.raises(ConnectionLost):
+                connection.run(Told.add)
+        process.communicate()
+        assert process.returncode == 0
 
 
 def test_an_unknown_worker_is_refused(uri: str) -> None:

@@ -41,9 +41,9 @@ class ClientSession(SessionEnd):
         self._sending: dict[int, Left] = {}  # calls that send items, and what has yet to be said about each
         self._seq = 0
 
-    def sole_result(self, data: bytes) -> int:
+    def sole_result(self, data: bytes, wanted: int = 0) -> int:
         """A shortcut past `receive` for the common case: the sequence number, if `data` is exactly one plain result
-        in MessagePack, of a call that waits for it. Else -1, and nothing has happened.
+        in MessagePack, of a call that waits for it; with `wanted`, of that call. Else -1, and nothing has happened.
         """
         size = len(data)
         if self.state is not State.OPEN or self._parser.buffered or not frames.HEADER_SIZE <= size <= self._longest:
@@ -56,6 +56,7 @@ class ClientSession(SessionEnd):
             or seq not in self._pending
             or seq in self._granted
             or seq in self._sending
+            or (wanted and seq != wanted)
         ):
             return -1
         self._pending.discard(seq)

@@ -15,15 +15,31 @@ RECEIVE_SIZE = 256 << 10
 LONGEST_WAIT_S = 1e6
 """poll(2) counts milliseconds in an int."""
 
+SOON_S = 0.05
+"""How long `receive_soon` waits."""
+
+SOON_SIZE = 4 << 10
+"""Bytes that `receive_soon` takes at most: a buffer of RECEIVE_SIZE costs more than a small message."""
+
 now = time.monotonic
 """The clock of all deadlines here."""
 
+_SEND = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+
 
 class BlockingSocket:
-    """One connected socket. Sends and receives never block; `wait` does, for so long as it is told."""
+    """One connected socket. `send` and `receive` never block; `wait` does for so long as it is told, `receive_soon` for
+    SOON_S. The socket itself is in blocking mode with the kernel's own time limit, so that waiting for an answer and
+    taking it is one system call: poll(2) in between made a short call a third slower.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
+        sock.settimeout(None)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(SOON_S))
         self._sock = sock
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
@@ -33,14 +49,21 @@ class BlockingSocket:
         """How many bytes were taken; 0 when the peer has not read what was sent before. Raises OSError."""
         try:
             # No SIGPIPE, also in a program that has given that signal its default action back, as `| head` wants.
-            return self._sock.send(data, socket.MSG_NOSIGNAL)
+            return self._sock.send(data, _SEND)
         except BlockingIOError:
             return 0
 
     def receive(self) -> bytes | None:
         """What has come, empty at the end of the stream, None when nothing has. Raises OSError."""
         try:
-            return self._sock.recv(RECEIVE_SIZE)
+            return self._sock.recv(RECEIVE_SIZE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+
+    def receive_soon(self) -> bytes | None:
+        """Waits up to SOON_S for something to come: the first SOON_SIZE bytes of it, or None. Raises OSError."""
+        try:
+            return self._sock.recv(SOON_SIZE)
         except BlockingIOError:
             return None
 
@@ -84,9 +107,7 @@ def _open_unix(path: str, within_s: float) -> socket.socket:
     try:
         # A listener whose queue is full makes connect() wait, but only on a blocking socket: Python's own timeout makes
         # it a non-blocking one, where the kernel answers EAGAIN at once and offers nothing to wait for.
-        seconds = max(within_s, 1e-3)
-        limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(max(within_s, 1e-3)))
         sock.connect(path)
     except BlockingIOError:
         sock.close()
