@@ -101,8 +101,15 @@ class Connection:
         self._handshake: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[Closed] = self._loop.create_future()
 
-    async def open(self, value: Any, *, tls: ssl.SSLContext | None, within_s: float | None = None) -> None:
-        """Connects and does the handshake.
+    async def open(
+        self,
+        value: Any,
+        *,
+        tls: ssl.SSLContext | None,
+        within_s: float | None = None,
+        connect: Callable[..., Awaitable[Wire]] = open_connection,
+    ) -> None:
+        """Connects, by a socket unless `connect` knows another way, and does the handshake.
 
         Raises OSError, HandshakeError, ConnectionLost, ProtocolError, TimeoutError, and ArgumentError for a `value`
         that cannot be encoded.
@@ -114,7 +121,7 @@ class Connection:
 
         try:
             async with asyncio.timeout(within_s):
-                wire = await open_connection(self.uri.location, factory, tls=tls)
+                wire = await connect(self.uri.location, factory, tls=tls)
                 wire.write(self._hello(value))
                 await self._handshake
         except BaseException:

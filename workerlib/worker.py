@@ -131,6 +131,15 @@ class Served(Generic[W]):
         await self.close()
 
 
+def offer(worker: object, name: str, server: Server) -> tuple[str, RecentLog]:
+    """Adds a worker and what all workers have to a server: its id, and the log that it keeps once that is attached."""
+    worker_id = new_worker_id(name)
+    recent = RecentLog()
+    recent.follow(asyncio.get_running_loop())
+    server.add(CONTROL, Common(server, server.add(worker_id, worker), recent))
+    return worker_id, recent
+
+
 async def initialise(worker: object, args: list[Any], kwargs: Mapping[str, Any]) -> None:
     """Calls a worker's `init` with arguments checked against its types. Raises ArgumentError, or what `init` raises."""
     init = getattr(worker, "init", None)
@@ -273,16 +282,13 @@ class Worker:
         worker = cls()
         await initialise(worker, list(args), init or {})
         server = Server(effective_settings(settings))
-        worker_id = new_worker_id(name or cls.__name__)
+        worker_id, recent = offer(worker, name or cls.__name__, server)
         if location is None:
             location = UnixLocation(str(process_dir() / f"{worker_id[-12:]}.sock"))
         elif not isinstance(location, UnixLocation) and tls is None and not insecure:
             raise UsageError(
                 f"{location}: TCP without TLS shows every byte to the network; give tls=, or insecure=True"
             )
-        recent = RecentLog()
-        recent.follow(asyncio.get_running_loop())
-        server.add(CONTROL, Common(server, server.add(worker_id, worker), recent))
         where = await server.listen(location, tls=tls)
         recent.attach()
         return Served(server, Handle(worker_id, str(Uri(worker_id, where)), name or cls.__name__), worker, recent)

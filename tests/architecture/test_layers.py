@@ -67,6 +67,8 @@ LAYERS = {
     "workerlib.call_worker": 5,
     "workerlib.futures": 5,
     "workerlib.__main__": 6,
+    "workerlib.testing": 6,
+    "workerlib.pytest_plugin": 6,
     "parsupd": 6,
     "parsupd.core": 0,
     "parsupd.core.units": 0,
@@ -109,6 +111,7 @@ DOORS = {
     "structlog": {"workerlib.shell.journal", "parsupd.shell.journal"},
     "uvloop": {"workerlib.shell.loop"},
     "ctypes": {"workerlib.shell.process"},
+    "pytest": {"workerlib.pytest_plugin"},
     "click": {"parsupd.app", "parsupd.install", "parsupd.ctl"},
     "rich": {"parsupd.ctl", "workerlib.shell.progress_bar"},
 }

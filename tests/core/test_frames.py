@@ -6,12 +6,13 @@ import zlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wire import WAYS, byte_by_byte, parse, whole, with_trailing_bytes
+from wire import WAYS, parse, with_trailing_bytes
 
 from workerlib.core import frames
 from workerlib.core.frames import HEADER, HEADER_SIZE, Frame, FrameParser
 from workerlib.errors import ProtocolError
 from workerlib.shell.compression import inflate
+from workerlib.testing.sessions import byte_by_byte, whole
 
 MOST = 1 << 16
 CORRELATION = bytes(range(16))

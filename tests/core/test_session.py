@@ -4,7 +4,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from wire import SETTINGS, WAYS, Pair, byte_by_byte, closed_of, frame, whole
+from wire import WAYS, closed_of, frame
 
 from workerlib.core import frames
 from workerlib.core.client_session import ClientSession
@@ -22,6 +22,7 @@ from workerlib.core.session import (
 )
 from workerlib.errors import ConnectionLost, ProtocolError, UsageError
 from workerlib.shell.compression import inflate
+from workerlib.testing.sessions import SETTINGS, SessionPair, byte_by_byte, whole
 
 NIL = b"\xc0"
 HELLO = frame(frames.CONNECT, encode({"object": "w", "handshake": "hello"}), seq=0)
@@ -56,7 +57,7 @@ def client(now: float = 0.0) -> ClientSession:
 @pytest.mark.parametrize("way", [whole, byte_by_byte])
 def test_a_call_travels_there_and_back(way) -> None:
     """Handshake, call, result: the same events however the bytes are cut."""
-    pair = Pair(connect=False)
+    pair = SessionPair(connect=False)
     pair.to_server += pair.client.connect("w", 5)
     pair.deliver(way)
     hello = pair.take_at_server()
@@ -76,7 +77,7 @@ def test_a_call_travels_there_and_back(way) -> None:
 
 def test_answers_may_come_in_any_order() -> None:
     """Results are matched by sequence number, not by order."""
-    pair = Pair()
+    pair = SessionPair()
     seqs = [pair.call()[0] for _ in range(5)]
     for seq in reversed(seqs):
         pair.to_client += pair.server.result(seq, bytes([seq]))
@@ -87,7 +88,7 @@ def test_answers_may_come_in_any_order() -> None:
 
 def test_a_one_way_call_keeps_no_number() -> None:
     """It gets no answer, so its number is free at once; an answer to it is a protocol error."""
-    pair = Pair()
+    pair = SessionPair()
     pair.to_server += pair.client.call_one_way(b"x")
     pair.deliver()
     sent = pair.take_at_server()
@@ -107,7 +108,7 @@ def test_pings_are_answered_by_the_session_itself() -> None:
 
 def test_a_pong_is_an_event_and_is_not_answered() -> None:
     """Else two ends would play for ever."""
-    pair = Pair()
+    pair = SessionPair()
     seq, data = pair.client.ping()
     pair.to_server += data
     pair.deliver()
@@ -165,7 +166,7 @@ def test_a_second_connect_ok_is_refused() -> None:
 
 def test_a_rejection_closes_and_says_why() -> None:
     """The server's session is closed by `reject`, with the reason; the client reads CONNECT_FAIL."""
-    pair = Pair(connect=False)
+    pair = SessionPair(connect=False)
     pair.to_server += pair.client.connect("w", None)
     pair.deliver()
     pair.to_client += pair.server.reject(pair.take_at_server(), encode("no"), "no such object")
@@ -287,7 +288,7 @@ def test_a_server_refuses_items_that_it_did_not_ask_for(kind: int) -> None:
 
 def test_credit_and_abort_for_what_has_ended_are_nothing() -> None:
     """They cross with the end on the wire; the server lets them pass."""
-    pair = Pair()
+    pair = SessionPair()
     seq = pair.open_stream()
     grant, abort = pair.client.grant(seq, 1), pair.client.abort(seq, "enough")
     pair.to_client += pair.server.end(seq, NIL)
@@ -302,7 +303,7 @@ def test_credit_and_abort_for_what_has_ended_are_nothing() -> None:
 
 def test_credit_is_counted_exactly() -> None:
     """The window, less what was sent, plus what was granted; the same at both ends once all has arrived."""
-    pair = Pair()
+    pair = SessionPair()
     seq = pair.open_stream()
     assert pair.server.credit(seq) == pair.client.allowed(seq) == WINDOW
     pair.to_client += pair.server.items(seq, items(1, 2, 3), 3)
@@ -318,7 +319,7 @@ def test_credit_is_counted_exactly() -> None:
 
 def test_a_sender_cannot_send_beyond_its_credit() -> None:
     """Sending one item too many is a bug of ours, found where it happens."""
-    pair = Pair()
+    pair = SessionPair()
     seq = pair.open_stream()
     with pytest.raises(AssertionError, match="without credit"):
         pair.server.items(seq, items(*range(WINDOW + 1)), WINDOW + 1)
@@ -340,7 +341,7 @@ def test_items_beyond_the_credit_end_the_connection(way: str) -> None:
 @pytest.mark.parametrize("count", [1, 127, 128, 255, 256, 65535, 65536, 0xFFFFFFFF])
 def test_credit_of_any_size_travels(count: int) -> None:
     """Each width of MessagePack's numbers."""
-    pair = Pair()
+    pair = SessionPair()
     seq = pair.open_stream()
     pair.to_server += pair.client.grant(seq, count)
     pair.deliver()
@@ -354,7 +355,7 @@ def test_credit_of_any_size_travels(count: int) -> None:
 )
 def test_credit_that_is_no_number_ends_the_connection(payload: bytes) -> None:
     """So does a negative one: credit is never taken back."""
-    pair = Pair()
+    pair = SessionPair()
     seq = pair.open_stream()
     pair.to_server += frame(frames.CREDIT, payload, seq=seq)
     pair.deliver()
@@ -379,7 +380,7 @@ def test_items_that_are_no_array_end_the_connection(payload: bytes) -> None:
 
 def test_abort_of_a_call_keeps_its_number_until_the_answer() -> None:
     """So that the late answer cannot be taken for another call's."""
-    pair = Pair()
+    pair = SessionPair()
     seq, _ = pair.call()
     pair.to_server += pair.client.abort(seq, "cancelled")
     pair.deliver()
@@ -394,7 +395,7 @@ def test_abort_of_a_call_keeps_its_number_until_the_answer() -> None:
 
 def test_abort_before_the_call_has_arrived() -> None:
     """Call and abort in one read: the server sees both, in order."""
-    pair = Pair()
+    pair = SessionPair()
     seq, data = pair.client.call(NIL)
     pair.to_server += data + pair.client.abort(seq, "")
     pair.deliver()
@@ -403,7 +404,7 @@ def test_abort_before_the_call_has_arrived() -> None:
 
 def test_abort_while_the_start_of_the_stream_is_under_way() -> None:
     """The client aborts what it does not yet know to be a stream; items that cross are accepted, the end frees it."""
-    pair = Pair()
+    pair = SessionPair()
     seq, _ = pair.call()
     pair.to_server += pair.client.abort(seq, "")
     pair.to_client += pair.server.open_stream(seq) + pair.server.items(seq, items(1, 2), 2)
@@ -418,7 +419,7 @@ def test_abort_while_the_start_of_the_stream_is_under_way() -> None:
 
 def test_abort_of_a_stream_takes_its_credit() -> None:
     """The server may send no more items, only the last frame."""
-    pair = Pair()
+    pair = SessionPair()
     seq = pair.open_stream()
     pair.to_server += pair.client.abort(seq, "")
     pair.deliver()
@@ -427,7 +428,7 @@ def test_abort_of_a_stream_takes_its_credit() -> None:
 
 def test_abort_by_the_server_is_the_last_frame() -> None:
     """After it the number is free and no item may come."""
-    pair = Pair()
+    pair = SessionPair()
     seq = pair.open_stream()
     pair.to_client += pair.server.abort(seq, "shutting down")
     pair.deliver()
@@ -440,7 +441,7 @@ def test_abort_by_the_server_is_the_last_frame() -> None:
 
 def test_abort_by_the_server_also_ends_a_plain_call() -> None:
     """Nobody waits for ever because the peer gave up."""
-    pair = Pair()
+    pair = SessionPair()
     seq, _ = pair.call()
     pair.to_client += pair.server.abort(seq, "shutting down")
     pair.deliver()
@@ -449,7 +450,7 @@ def test_abort_by_the_server_also_ends_a_plain_call() -> None:
 
 def test_two_streams_cannot_have_one_number() -> None:
     """The server refuses to open a second one."""
-    pair = Pair()
+    pair = SessionPair()
     seq = pair.open_stream()
     with pytest.raises(ProtocolError, match=f"sequence number {seq} while the first is a stream"):
         pair.server.open_stream(seq)
@@ -538,9 +539,9 @@ def test_while_reading_is_held_the_peer_cannot_be_late() -> None:
 
 def test_heartbeats_keep_an_idle_connection() -> None:
     """Both ends ask and answer; an hour of silence of their users is no reason to end."""
-    pair = Pair()
+    pair = SessionPair()
     for _ in range(720):
-        pair.tick(5)
+        pair.advance(5)
         pair.deliver()
     assert pair.ends() == (None, None)
     assert {event.type for event in (*pair.at_client, *pair.at_server)} == {frames.PING}
@@ -548,20 +549,20 @@ def test_heartbeats_keep_an_idle_connection() -> None:
 
 def test_a_silent_peer_is_lost() -> None:
     """Nothing is delivered any more: after the timeout and one last chance both ends give up."""
-    pair = Pair()
-    pair.tick(SETTINGS.heartbeat_timeout_s + 0.5)
+    pair = SessionPair()
+    pair.advance(SETTINGS.heartbeat_timeout_s + 0.5)
     assert pair.ends() == (None, None)
-    pair.tick(SETTINGS.heartbeat_interval_s)
+    pair.advance(SETTINGS.heartbeat_interval_s)
     assert pair.ends() == (CloseKind.HEARTBEAT_LOST, CloseKind.HEARTBEAT_LOST)
     assert str(pair.client.closed) == "no sign of life: for 40 s"
 
 
 def test_an_answer_to_the_last_question_saves_the_connection() -> None:
     """Any byte counts."""
-    pair = Pair()
-    pair.tick(SETTINGS.heartbeat_timeout_s + 0.5)
+    pair = SessionPair()
+    pair.advance(SETTINGS.heartbeat_timeout_s + 0.5)
     pair.deliver()
-    pair.tick(SETTINGS.heartbeat_interval_s)
+    pair.advance(SETTINGS.heartbeat_interval_s)
     pair.deliver()
     assert pair.ends() == (None, None)
 
@@ -605,7 +606,7 @@ class JoinedSessions(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pair = Pair()
+        self.pair = SessionPair()
         self.asked: set[int] = set()
         """Numbers of calls whose last frame the client has not got."""
         self.running: set[int] = set()
@@ -726,7 +727,7 @@ class JoinedSessions(RuleBasedStateMachine):
         # Never as long as the deadline of a message that is under way: that history has its own test.
         self.pair.deliver()
         self._look()
-        self.pair.tick(seconds)
+        self.pair.advance(seconds)
         self._look()
 
     @invariant()

@@ -1,7 +1,6 @@
 """Peers that read only now and then: what they announce, and who judges whom."""
 
 import pytest
-from wire import SETTINGS, Pair
 
 from workerlib.core.client_session import ClientSession
 from workerlib.core.payload import decode
@@ -12,9 +11,10 @@ from workerlib.core.session import (
 )
 from workerlib.errors import ProtocolError
 from workerlib.shell.compression import inflate
+from workerlib.testing.sessions import SETTINGS, SessionPair
 
 
-class NowAndThen(Pair):
+class NowAndThen(SessionPair):
     """A pair whose client reads only while it waits for something."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ def test_a_client_that_reads_now_and_then_is_not_judged() -> None:
     """The server neither asks a peer that announced `"heartbeat": false` for signs of life nor cuts it off."""
     pair = NowAndThen()
     pair.client.hold(pair.now)
-    pair.tick(3600)
+    pair.advance(3600)
     assert pair.ends() == (None, None)
     assert not pair.to_client
 
@@ -44,9 +44,9 @@ def test_a_client_that_reads_now_and_then_still_judges_the_server_while_it_waits
     """While it is held nothing is judged; then it asks, and a server that stays silent is lost after the timeout."""
     pair = NowAndThen()
     pair.client.hold(pair.now)
-    pair.tick(3600)
+    pair.advance(3600)
     pair.client.unhold(pair.now)
-    pair.tick(50)
+    pair.advance(50)
     assert pair.ends() == (CloseKind.HEARTBEAT_LOST, None)
 
 
@@ -54,7 +54,7 @@ def test_a_server_that_answers_keeps_such_a_client() -> None:
     """Pongs are signs of life: the client waits for as long as they come."""
     pair = NowAndThen()
     for _ in range(20):
-        pair.tick(10)
+        pair.advance(10)
         pair.deliver()
     assert pair.ends() == (None, None)
 

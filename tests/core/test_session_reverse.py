@@ -4,12 +4,13 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from wire import SETTINGS, WAYS, Pair, byte_by_byte, closed_of, frame, whole
+from wire import WAYS, closed_of, frame
 
 from workerlib.core import frames
 from workerlib.core.frames import Frame
 from workerlib.core.payload import encode
 from workerlib.core.session import CloseKind
+from workerlib.testing.sessions import SETTINGS, SessionPair, byte_by_byte, whole
 
 NIL = b"\xc0"
 WINDOW = SETTINGS.stream_window
@@ -19,9 +20,9 @@ def items(count: int) -> bytes:
     return encode(list(range(count)))
 
 
-def opened() -> tuple[Pair, int]:
+def opened() -> tuple[SessionPair, int]:
     """A call that sends items and has arrived at the server."""
-    pair = Pair()
+    pair = SessionPair()
     seq, data = pair.client.call_with_items(NIL)
     pair.to_server += data
     pair.deliver()
@@ -29,7 +30,7 @@ def opened() -> tuple[Pair, int]:
     return pair, seq
 
 
-def is_free(pair: Pair, seq: int) -> bool:
+def is_free(pair: SessionPair, seq: int) -> bool:
     """Whether the client may use a number again."""
     pair.client._seq = seq - 1
     return pair.client.call(NIL)[0] == seq
@@ -38,7 +39,7 @@ def is_free(pair: Pair, seq: int) -> bool:
 @pytest.mark.parametrize("way", [whole, byte_by_byte])
 def test_items_and_their_end_travel_to_the_server(way) -> None:
     """Right behind the call, in one read with it or byte by byte; then the answer; then the number is free."""
-    pair = Pair()
+    pair = SessionPair()
     seq, data = pair.client.call_with_items(b"call")
     pair.to_server += data + pair.client.items(seq, items(3), 3) + pair.client.end(seq, NIL)
     pair.deliver(way)
@@ -161,7 +162,7 @@ HOSTILE_TO_SERVER = {
 @pytest.mark.parametrize("case", HOSTILE_TO_SERVER)
 def test_a_client_that_breaks_the_rules_ends_the_connection(case: str, way: str) -> None:
     """However its bytes are cut."""
-    pair = Pair()
+    pair = SessionPair()
     events = [event for piece in WAYS[way](HOSTILE_TO_SERVER[case]) for event in pair.server.receive(piece, pair.now)]
     assert [closed.kind for closed in closed_of(events)] == [CloseKind.PROTOCOL]
 
@@ -179,7 +180,7 @@ HOSTILE_TO_CLIENT = {
 @pytest.mark.parametrize("case", HOSTILE_TO_CLIENT)
 def test_a_server_that_breaks_the_rules_ends_the_connection(case: str, way: str) -> None:
     """However its bytes are cut."""
-    pair = Pair()
+    pair = SessionPair()
     assert pair.client.call_with_items(NIL)[0] == 1
     events = [event for piece in WAYS[way](HOSTILE_TO_CLIENT[case]) for event in pair.client.receive(piece, pair.now)]
     assert [closed.kind for closed in closed_of(events)] == [CloseKind.PROTOCOL]
@@ -196,7 +197,7 @@ class ReverseStreams(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pair = Pair()
+        self.pair = SessionPair()
         self.feeding: set[int] = set()
         """Calls whose items the client has not ended."""
         self.owed: dict[int, set[str]] = {}

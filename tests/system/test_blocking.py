@@ -25,6 +25,7 @@ from workerlib.errors import (
     UsageError,
 )
 from workerlib.spec import RpcSettings
+from workerlib.testing import Ends, scripted_server
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -355,20 +356,11 @@ def test_a_listener_that_accepts_nothing_is_given_up(tmp_path: Path) -> None:
 
 def test_a_peer_that_speaks_something_else_is_told(tmp_path: Path) -> None:
     """A server of another protocol ends the attempt with what it sent, not with a wait."""
-    path = str(tmp_path / "s")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen()
-        code = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); print(flush=True); c, _ = s.accept(); c.sendall(b'220 smtp ready\\r\\n'); sys.stdin.read()"
-        other = str(tmp_path / "other")
-        with subprocess.Popen(
-            [sys.executable, "-c", code, other], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            with pytest.raises(ConnectionLost, match="does not speak the Pyro protocol"):
-                blocking.connect(f"PYRO:x@./u:{other}", within_s=10)
-            process.communicate()
+    with (
+        scripted_server([b"220 smtp ready\r\n", Ends()], tmp_path / "s") as uri,
+        pytest.raises(ConnectionLost, match="does not speak the Pyro protocol"),
+    ):
+        blocking.connect(uri, within_s=10)
 
 
 PIECEMEAL = """
