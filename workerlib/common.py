@@ -28,6 +28,8 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     """Clients that are connected, the one that asks included."""
     functions: dict[str, str]
     """Its functions by name, each with its kind and types: `rpc (n: int) -> int`."""
+    calls: int = 0
+    """How many calls of its functions have come."""
 
 
 class HasConnections(Protocol):
@@ -59,6 +61,7 @@ class Common:
             pages * os.sysconf("SC_PAGE_SIZE"),
             len(self._server.connections),
             {name: describe(callee.function) for name, callee in self._servant.callees.items()},
+            sum(callee.calls for callee in self._servant.callees.values()),
         )
 
     @rpc

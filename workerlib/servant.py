@@ -42,11 +42,12 @@ def current_session() -> Session:
 class Callee:
     """One function of one served object, ready to be called."""
 
-    __slots__ = ("function", "is_plain", "items", "kind", "method", "runs_on_loop", "signature", "where")
+    __slots__ = ("calls", "function", "is_plain", "items", "kind", "method", "runs_on_loop", "signature", "where")
 
     def __init__(
         self, function: Function[..., Any], signature: Signature, method: Callable[..., Any], *, runs_on_loop: bool
     ) -> None:
+        self.calls = 0  # that have come
         self.function = function
         self.signature = signature
         self.method = method
@@ -95,10 +96,12 @@ class Servant:
     def find(self, name: str) -> Callee:
         """Raises UnknownFunction with the nearest name."""
         try:
-            return self.callees[name]
+            callee = self.callees[name]
         except KeyError:
             what = type(self.worker).__qualname__
             raise UnknownFunction(f"{what} has no function {name!r}{nearest(name, list(self.callees))}") from None
+        callee.calls += 1
+        return callee
 
 
 _CO_COROUTINE, _CO_ASYNC_GENERATOR = 0x80, 0x200

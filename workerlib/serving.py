@@ -267,6 +267,7 @@ class ServerConnection:
         except Exception:  # noqa: BLE001 - the types' own checks are user code; `_read_call` says what is wrong
             self._invoke(Frame(frames.INVOKE, MSGPACK, 0, seq, data[frames.HEADER_SIZE :]))
             return True
+        callee.calls += 1
         task, self._idle_task = self._idle_task or EagerTask(self.loop), None
         if task.start(callee.method(*args), self._context.copy()):
             self._idle_task = task
@@ -309,9 +310,12 @@ class ServerConnection:
         hot, payload = self._hot_callee, frame.payload
         if hot is not None and not frame.flags and payload[-1] == 0x80 and payload.startswith(self._hot_prefix):
             try:
-                return hot, hot.signature.bind_exact(payload[len(self._hot_prefix) : -1]), {}
+                args = hot.signature.bind_exact(payload[len(self._hot_prefix) : -1])
             except Exception:  # noqa: BLE001, S110 - the types' own checks are user code; the long way tells what is wrong
                 pass
+            else:
+                hot.calls += 1
+                return hot, args, {}
         head: CallHead = decode_call_head(payload)
         callee = self.server.find(head.object).find(head.method)
         if self.session.dialect:

@@ -7,23 +7,27 @@ cancels nothing but its own waiting. Values are plain, so that any Pyro5 client 
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 
 from parsupd.core import described
 from parsupd.core import events as told
 from parsupd.core.described import Info
+from parsupd.core.event_ring import Entry
 from parsupd.core.fleet import Fleet, NoSuchUnitError, ShuttingDownError
 from parsupd.core.plan import Plan
 from parsupd.core.readers import BadValueError
 from parsupd.core.status import InstanceStatus
 from parsupd.core.unit_keys import UNIT_KEYS
-from parsupd.core.units import ActiveState, InstanceName, SubState, Target
+from parsupd.core.units import SIGNAL_NAMES, ActiveState, InstanceName, SubState, Target
 from parsupd.executor import Executor
 from parsupd.reloading import NotReloadedError, Reloader
-from workerlib import __version__, rpc
+from parsupd.shell import leftovers
+from workerlib import __version__, pipe, rpc
 
 UP = frozenset({SubState.RUNNING, SubState.EXITED})
+ENDS = "shutting_down"
+"""The event by which those who follow know that there is no more to come."""
 AT_REST = frozenset({SubState.DEAD, SubState.FAILED})
 
 
@@ -42,12 +46,16 @@ class Supervisor:
 
     @rpc
     async def info(self) -> Info:
-        """The daemon itself: version, pid, runtime_dir, started (Unix time)."""
+        """The daemon itself: version, pid, runtime_dir, started (Unix time), last_event (its number), token (what its
+        units' processes have in PARSUP_TOKEN).
+        """
         return {
             "version": __version__,
             "pid": os.getpid(),
             "runtime_dir": str(self._runtime_dir),
+            "token": leftovers.token_of(self._runtime_dir),
             "started": self._started_at,
+            "last_event": self._executor.chronicle.events.last,
         }
 
     @rpc
@@ -62,6 +70,37 @@ class Supervisor:
             return [described.why(why, _wall) for why in self._fleet.why(name)]
         except NoSuchUnitError as error:
             raise LookupError(str(error)) from None
+
+    @pipe
+    async def events(
+        self, since: int | None = None, follow: bool = False, names: list[str] | None = None, last: int | None = None
+    ) -> AsyncIterator[Info]:
+        """What has happened, oldest first: number, at, event, unit, instance, and what belongs to that event.
+
+        Args:
+            since: Only events with greater numbers. Those that are not kept any more are one item, event `gap` with
+                `lost`, so that nothing is missed silently: also when its reader is slower than what happens.
+            follow: Go on with what comes, until parsupd ends.
+            names: Only events of these units or instances, and that everything is being stopped.
+            last: Only so many of those that are kept.
+        """
+        ring = self._executor.chronicle.events
+        at = ring.oldest if since is None else since
+        if at > ring.last:  # it is of a parsupd that this one knows nothing of
+            at = 0
+        while True:
+            lost, entries = ring.since(at)
+            at = ring.last
+            if lost:
+                yield described.gap(at - len(entries), lost)
+            found = [entry for entry in entries if _concerns(entry, names)]
+            for entry in found if last is None else found[len(found) - min(last, len(found)) :]:
+                yield described.event(entry)
+            last = None
+            if not follow or (self._executor.done.done() and ring.last == at):
+                return
+            if ring.last == at:
+                await self._executor.changed()
 
     @rpc
     async def outputs(self, names: list[str] | None = None) -> list[Info]:
@@ -172,6 +211,32 @@ class Supervisor:
         return await self._done("", plan, before, wait, timeout_s)
 
     @rpc
+    async def show(self, name: str) -> Info:
+        """All that a unit's description says: unit, source, transient, keys, defaults, instances. Raises LookupError.
+
+        `keys` has every key that its type can have, with the value in force as a unit file has it; `defaults` the names
+        of those that are as they are without a line in a file.
+        """
+        statuses = self._statuses([name])
+        unit = statuses[0].unit if statuses else name
+        return described.unit(self._fleet.specs[unit], statuses, _wall)
+
+    @rpc
+    async def kill(self, names: list[str], signal: int, main_only: bool = False) -> list[Info]:
+        """Sends a signal to the processes of units, or to the main ones only; their policies decide what follows.
+
+        Returns the status of each instance as it was, with `signalled`: whether there was a process. Raises
+        LookupError, and ValueError for what is no signal.
+        """
+        if signal not in SIGNAL_NAMES:
+            raise ValueError(f"there is no signal {signal}")
+        found = []
+        for status in self._statuses(names):
+            signalled = self._executor.kill(InstanceName.parse(status.name), status.generation, signal, main_only)
+            found.append({**described.instance(status, _wall), "signalled": signalled})
+        return found
+
+    @rpc
     async def shutdown(self, exit_code: int = 0) -> None:
         """Stops everything in reverse order; the daemon exits then. Returns at once."""
         self._command([told.ShutdownRequested("shutdown requested", exit_code)])
@@ -264,6 +329,10 @@ class Supervisor:
         if gone and not gone_is_done:
             raise RuntimeError(f"{', '.join(gone)}: removed from the configuration meanwhile")
         return [now for each in before if each.name not in gone for now in self._fleet.status(each.name)]
+
+
+def _concerns(entry: Entry, names: list[str] | None) -> bool:
+    return not names or entry.event == ENDS or entry.unit in names or entry.instance in names
 
 
 def _wall(at: float | None) -> float | None:

@@ -42,6 +42,9 @@ HAND_OVER = signal.SIGUSR2
 DRAIN_S = 0.5
 """How long calls that are under way may still take when this daemon is replaced; who calls later waits for the next."""
 
+LAST_ANSWERS_S = 0.2
+"""How long those who wait for the end may take to hear of it."""
+
 CONTROL_FD, STATE_FD = "control", "state"
 """Names of what the service manager keeps over our end: the control socket, and the state."""
 
@@ -92,7 +95,7 @@ class Daemon:
                 names.publish(name, str(Uri(name, socket)), ["kind:parsupd"])
             adoption.take_over(executor)
             ours = await self._listen(server, socket)
-            self.log.info("started", version=__version__, pid=os.getpid(), socket=socket.path)
+            executor.note("started", version=__version__, pid=os.getpid(), socket=socket.path)
             self._follow_signals(lambda name: self._on_signal(name, executor, server, reloader))
             for name in early:
                 self._on_signal(name, executor, server, reloader)
@@ -102,6 +105,7 @@ class Daemon:
                 for pid in await children.end_strays(lambda pid: leftovers.carries(pid, token), within_s=2.0):
                     self.log.warning("stray_ended", pid=pid, reason="it had left its unit's process group")
                 recorder.forget()
+                await server.drain(LAST_ANSWERS_S)
             executor.close()
             manager.close()
         finally:
@@ -117,7 +121,7 @@ class Daemon:
         if self._handing_over is not None:
             return
         if name == HAND_OVER.name:
-            self.log.info("handing_over", reason=f"{name} received")
+            executor.note("handing_over", reason=f"{name} received")
             self._handing_over = asyncio.get_running_loop().create_task(self._hand_over(executor, server))
         elif name == signal.SIGHUP.name and self._has_terminal == has_terminal():
             with contextlib.suppress(NotReloadedError):  # it is in the log

@@ -15,6 +15,7 @@ from typing import Any, assert_never
 
 import msgspec
 
+from parsupd.chronicle import Chronicle
 from parsupd.core import effects as do
 from parsupd.core import events as told
 from parsupd.core.addresses import SOCKET
@@ -23,6 +24,7 @@ from parsupd.core.snapshot import ProcessRecord
 from parsupd.core.tally import AT_REST
 from parsupd.core.unitfile import ConfigurationError, parse_environment
 from parsupd.core.units import (
+    SIGNAL_NAMES,
     ExitCause,
     InstanceName,
     Output,
@@ -43,8 +45,8 @@ from workerlib import Master, Redirect, ShutdownOn, SpawnError, UsageError
 from workerlib.core.daemonizing import ExitCause as Exit
 from workerlib.core.daemonizing import Exited as ExitedWith
 from workerlib.core.uri import parse_uri
+from workerlib.runtime import SpawnOptions, WorkerRecord
 from workerlib.shell.journald import stream_name
-from workerlib.spawner import SpawnOptions, WorkerRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Executor:
         """Done with the exit code when everything is down, or handed over."""
         self.handed_over = False
         """Whether units go on without this executor."""
+        self.chronicle = Chronicle(log, recorder.last_event)
         self._loop = asyncio.get_running_loop()
         self._children = doors.children
         self._names = doors.names
@@ -117,12 +120,12 @@ class Executor:
                 effects = self.fleet.handle(self._queue.popleft(), self._loop.time())
                 if any(isinstance(effect, do.Spawn) for effect in effects):
                     # On record before it is done: no generation is ever used twice, whenever this process ends.
-                    self._recorder.save(self.fleet)
+                    self._recorder.save(self.fleet, self.chronicle.events.last)
                 for effect in effects:
                     self._carry_out(effect)
         finally:
             self._feeding = False
-        self._recorder.save(self.fleet)
+        self._recorder.save(self.fleet, self.chronicle.events.last)
         self._arm()
         self._tell_waiters()
 
@@ -151,6 +154,12 @@ class Executor:
         await last_answers
         if not self.done.done():
             self.done.set_result(0)
+
+    def note(self, event: str, **fields: Any) -> None:
+        """Something about parsupd itself, for the log and the events."""
+        self.chronicle.note(event, **fields)
+        self._recorder.save(self.fleet, self.chronicle.events.last)
+        self._tell_waiters()
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -197,41 +206,12 @@ class Executor:
             case do.Withdraw(instance):
                 self._names.withdraw(str(instance))
             case do.Changed(instance, new=new) if new in AT_REST:
-                self._record(effect)
+                self.chronicle.tell(effect)
                 self._close_sockets(instance.unit)
             case do.Changed() | do.Note() | do.Unkillable() | do.Forgotten() | do.Shutdown():
-                self._record(effect)
+                self.chronicle.tell(effect)
             case do.AllDown(exit_code):
                 self.done.set_result(exit_code)
-            case _:
-                assert_never(effect)
-
-    def _record(self, effect: do.Changed | do.Note | do.Unkillable | do.Forgotten | do.Shutdown) -> None:
-        match effect:
-            case do.Changed(instance, generation, old, new, reason):
-                self._log.info(
-                    "unit_changed",
-                    unit=str(instance),
-                    generation=generation,
-                    old=old.value,
-                    new=new.value,
-                    reason=reason,
-                )
-            case do.Note(instance, incarnation):
-                self._log.info(
-                    "unit_ended",
-                    unit=str(instance),
-                    generation=incarnation.generation,
-                    cause=str(incarnation.cause),
-                    restart=incarnation.decision.restart,
-                    reason=incarnation.decision.reason,
-                )
-            case do.Unkillable(instance, generation, pid, reason):
-                self._log.error("unit_unkillable", unit=str(instance), generation=generation, pid=pid, reason=reason)
-            case do.Forgotten(instance):
-                self._log.info("unit_removed", unit=str(instance))
-            case do.Shutdown(exit_code, reason):
-                self._log.info("shutting_down", exit_code=exit_code, reason=reason)
             case _:
                 assert_never(effect)
 
@@ -289,6 +269,17 @@ class Executor:
                 stderr=stderr,
                 listen_fds=self._sockets.fds(instance.unit, spec.sockets),
             )
+
+    def kill(self, instance: InstanceName, generation: int, signal: int, main_only: bool) -> bool:
+        """Sends a signal that somebody asked for; whether there is a process."""
+        child = self._mains.get((instance, generation))
+        if child is None or child.group_empty.done():
+            return False
+        self.note("signalled", instance=str(instance), signal=SIGNAL_NAMES[signal], main_only=main_only)
+        if main_only:
+            return self._children.signal_main(child, signal)
+        self._children.signal_group(child, signal)
+        return True
 
     def _close_sockets(self, unit: str) -> None:
         """Who connects to a unit that was stopped shall be refused, not wait for ever."""

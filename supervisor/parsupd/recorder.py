@@ -18,6 +18,8 @@ class Recorder:
     def __init__(self, file: StateFile, boot_id: str, log: Any) -> None:
         self.processes: dict[InstanceName, ProcessRecord] = {}
         """The main processes of the runs that go on."""
+        self.last_event = 0
+        """The number of the last event that is on record."""
         self._file = file
         self._boot_id = boot_id
         self._log = log
@@ -32,17 +34,19 @@ class Recorder:
         last = max(found, key=lambda taken: taken.serial, default=None)
         if last is not None:
             self._serial = last.serial
+            self.last_event = last.last_event
         return last
 
-    def save(self, fleet: Fleet) -> None:
+    def save(self, fleet: Fleet, last_event: int) -> None:
         """Writes what has changed since the last time; nothing when nothing has. Blocks for well under a millisecond.
 
         A state that cannot be kept is said once: units go on, and a parsupd that comes after finds their processes by
         their environment and ends them, when it does not know them.
         """
         touched = fleet.take_touched()
-        if not touched:
+        if not touched and last_event == self.last_event:
             return
+        self.last_event = last_event
         for instance in touched:
             if fleet.has(instance):
                 state, held = fleet.state(instance)
@@ -59,6 +63,7 @@ class Recorder:
             dict(fleet.scaled),
             self._encoded(fleet.specs),
             list(self._raws.values()),
+            last_event,
         )
         try:
             self._file.save(snapshot.encode(taken))

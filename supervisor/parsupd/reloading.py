@@ -64,7 +64,7 @@ class Reloader:
                 raise
         touched = {each.unit: each.action.value for each in plan.touched}
         waiting = [change.key for change in plan.daemon if not change.live]
-        self._log.info("reloaded", changes=touched, needs_restart_of_parsupd=waiting)
+        self._executor.note("reloaded", changes=touched, needs_restart_of_parsupd=waiting)
         return found, plan
 
     def scale(self, numbers: Mapping[str, int]) -> Plan:
@@ -72,7 +72,7 @@ class Reloader:
         plan = self._executor.fleet.plan(self._executor.fleet.with_instances(numbers))
         for name, instances in numbers.items():
             self._give(Scale(name, instances))
-        self._log.info("scaled", instances=dict(numbers))
+        self._executor.note("scaled", instances=dict(numbers))
         return plan
 
     def _parsed(self) -> Configuration:

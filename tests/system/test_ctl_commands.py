@@ -2,15 +2,22 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
+import tomllib
+from pathlib import Path
 
 import pytest
 from parsupctl_process import Controlled, StartDaemon
-from support import wait_until
+from parsupd_process import PARSUPD, processes_of
+from support import command_line, wait_until
 
+from workerlib import blocking
 from workerlib.core.daemonizing import Killed
 from workerlib.shell import process
 
+PROGRAMS = Path(__file__).parent / "programs"
 NULL = 'stdout = "null"\nstderr = "null"\n'
 
 CONFIG = f"""
@@ -29,6 +36,16 @@ stdout = "file"
 type = "simple"
 exec = ["/bin/sh", "-c", "kill -KILL $$"]
 restart = "no"
+{NULL}
+[unit.leaky]
+type = "simple"
+exec = ["/bin/sh", "-c", "setsid sleep 998 & sleep 1000"]
+enabled = false
+{NULL}
+[unit.adder]
+type = "worker"
+worker = "workers:Sum"
+working_directory = {str(PROGRAMS)!r}
 {NULL}
 [unit.slow]
 type = "oneshot"
@@ -87,6 +104,94 @@ def test_ctrl_c_ends_the_waiting_only(running: Controlled) -> None:
     assert (waiting.returncode, said) == (130, "parsupctl: interrupted; parsupd goes on starting them\n")
     assert running.daemon.ask("status", ["slow"])[0]["sub_state"] == "starting"
     assert running.ctl("stop", "slow").returncode == 0
+
+
+# show, kill, leaks, top
+
+
+def test_show_prints_a_unit_file(running: Controlled, tmp_path: Path) -> None:
+    """What is set, then what is not as comments, with the file that it comes from; it is a configuration again."""
+    text = running.ctl("show", "web").stdout
+    lines = text.splitlines()
+    assert re.fullmatch(r"# /.*/parsupd\.toml", lines[0])
+    assert 'description = "A web server"' in lines
+    assert "# restart_sec = 0.1" in lines
+    assert tomllib.loads(text)["unit"]["web"]["exec"] == ["/bin/sleep", "1000"]
+    (tmp_path / "again.toml").write_text(text.replace("# restart_sec", "restart_sec"))
+    checked = [PARSUPD, "--check", "--config", str(tmp_path / "again.toml")]
+    assert subprocess.run(checked, capture_output=True, check=True, timeout=30)
+
+
+def test_show_json_has_keys_defaults_and_instances(running: Controlled) -> None:
+    """Stable names; what only other types have is not there."""
+    found = json.loads(running.ctl("show", "adder", "--json").stdout)
+    assert list(found) == ["unit", "source", "keys", "defaults", "instances"]
+    assert found["keys"]["worker"] == "workers:Sum"
+    assert "exec" not in found["keys"]
+    assert "restart" in found["defaults"]
+    assert [one["name"] for one in found["instances"]] == ["adder@1"]
+    assert json.loads(running.ctl("show", "slow", "--json").stdout)["keys"]["timeout_start_sec"] == "inf"
+    assert running.ctl("show", "wep").returncode == 4
+
+
+def test_kill_leaves_the_rest_to_the_policy(running: Controlled) -> None:
+    """The process gets the signal, and a successor comes; 3 where there is no process, 2 for what is no signal."""
+    (before,) = running.daemon.ask("status", ["web"])
+    assert running.ctl("kill", "web", "-s", "kill").returncode == 0
+    wait_until(lambda: running.daemon.ask("status", ["web"])[0]["generation"] > before["generation"])
+    running.daemon.ask("wait", ["web"], "active", 20)
+    (info,) = json.loads(running.ctl("why", "web", "--json", "--lines", "0").stdout)
+    assert info["incarnations"][-1]["signal"] == "SIGKILL"
+    done = running.ctl("kill", "broken", "web", "-s", "CONT", "--json")
+    assert (done.returncode, done.stderr) == (3, "parsupctl: no process: broken@1\n")
+    assert [one["signalled"] for one in json.loads(done.stdout)] == [False, True]
+    assert running.ctl("kill", "web", "--main", "-s", "SIGCONT").returncode == 0
+    assert running.ctl("kill", "web", "-s", "SIGNOTHING").returncode == 2
+    assert running.ctl("kill", "wep").returncode == 4
+
+
+def test_leaks_finds_what_a_run_has_left(running: Controlled) -> None:
+    """Nothing while the run owns it; once the run is over, the process that left its group, with status 1."""
+    assert running.ctl("start", "leaky").returncode == 0
+    wait_until(lambda: len(leaked(running)) == 1, what="the process that leaves its group")
+    assert (running.ctl("leaks").stdout, running.ctl("leaks", "--json").stdout) == ("", "[]\n")
+    assert running.ctl("stop", "leaky").returncode == 0
+    done = running.ctl("leaks", "--json")
+    (row,) = json.loads(done.stdout)
+    try:
+        assert done.returncode == 1
+        assert (row["instance"], row["generation"], row["command"]) == ("leaky@1", 1, ["sleep", "998"])
+        assert str(row["pid"]) in running.ctl("leaks").stdout
+    finally:
+        os.kill(row["pid"], signal.SIGKILL)
+    wait_until(lambda: running.ctl("leaks").returncode == 0)
+
+
+def leaked(running: Controlled) -> list[int]:
+    """The processes of `leaky` that are in a session of their own."""
+    return [pid for pid in processes_of(running.runtime) if command_line(pid) == ["sleep", "998"]]
+
+
+def test_top_once_for_scripts(running: Controlled) -> None:
+    """One array; memory and time of what runs, calls of workers, nothing of what is down."""
+    running.daemon.ask("wait", ["adder"], "active", 20)
+    uri = running.daemon.ask("status", ["adder"])[0]["uri"]
+    with blocking.connect(uri) as worker:
+        worker.call("add", 1)
+        worker.call("add", 1)
+    rows = {row["name"]: row for row in json.loads(running.ctl("top", "-n", "1", "--json").stdout)}
+    assert list(rows["adder@1"]) == [
+        "name", "state", "pid", "processes", "cpu_percent", "cpu_s", "rss", "restarts", "calls",
+    ]  # fmt: skip
+    assert rows["adder@1"]["calls"] == 2
+    assert rows["adder@1"]["cpu_s"] > 0
+    assert rows["adder@1"]["rss"] > 1 << 20
+    assert rows["web@1"]["processes"] == 1
+    assert (rows["slow@1"]["processes"], rows["slow@1"]["rss"], rows["slow@1"]["calls"]) == (0, 0, None)
+    lines = running.ctl("top", "adder").stdout.splitlines()
+    assert lines[0].split() == ["NAME", "STATE", "PID", "CPU%", "RSS", "RESTARTS", "CALLS"]
+    assert lines[1].startswith("adder@1")
+    assert len(running.ctl("top", "-n", "2", "--delay", "0.1", "--json").stdout.splitlines()) == 2
 
 
 def test_a_daemon_that_hangs_is_not_waited_for(running: Controlled) -> None:

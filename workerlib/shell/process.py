@@ -128,6 +128,11 @@ def parent(pid: int) -> int:
     return int(_stat(pid)[1])
 
 
+def is_zombie(pid: int) -> bool:
+    """Whether it has ended and only its parent has not looked yet. Raises ProcessLookupError."""
+    return _stat(pid)[0] in {"Z", "X"}
+
+
 def start_time(pid: int) -> int:
     """When the process started, in clock ticks since boot: pid and start time name one process of this boot.
 

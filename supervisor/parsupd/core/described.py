@@ -3,12 +3,15 @@
 A name that is given here is promised to scripts: it stays, and means the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from parsupd.core.plan import Action, KeyChange, Plan
+from parsupd.core.event_ring import Entry
+from parsupd.core.plan import Action, KeyChange, Plan, shown
 from parsupd.core.status import InstanceStatus, Why
-from parsupd.core.units import SIGNAL_NAMES, ExitKind, Incarnation
+from parsupd.core.unit_keys import ONLY_FOR, UNIT_KEYS, field_of
+from parsupd.core.unitfile import defaults_of
+from parsupd.core.units import SIGNAL_NAMES, ExitKind, Incarnation, UnitSpec, UnitType
 
 Info = dict[str, Any]
 
@@ -71,6 +74,37 @@ def incarnation(ended: Incarnation, wall: Wall) -> Info:
         "lines": list(ended.lines),
         "stack": list(ended.stack),
     }
+
+
+def unit(spec: UnitSpec, statuses: Iterable[InstanceStatus], wall: Wall) -> Info:
+    """The description of a unit, key by key, and its instances."""
+    plain = defaults_of(spec.type)
+    keys = [key for key in UNIT_KEYS if spec.type in ONLY_FOR.get(key, set(UnitType))]
+    values = {key: getattr(spec, field_of(key)) for key in keys}
+    return {
+        "unit": spec.name,
+        "source": spec.source,
+        "keys": {key: shown(key, value) for key, value in values.items()},
+        "defaults": [key for key, value in values.items() if key != "type" and value == getattr(plain, field_of(key))],
+        "instances": [instance(status, wall) for status in statuses],
+    }
+
+
+def event(entry: Entry) -> Info:
+    """One event; what belongs to its kind comes after what all have."""
+    return {
+        "number": entry.number,
+        "at": round(entry.at, 3),
+        "event": entry.event,
+        "unit": entry.unit,
+        "instance": entry.instance,
+        **entry.fields,
+    }
+
+
+def gap(number: int, lost: int) -> Info:
+    """Events up to this number that are not kept any more, in place of them."""
+    return {"number": number, "at": None, "event": "gap", "unit": "", "instance": "", "lost": lost}
 
 
 def plan(plan_id: str, found: Plan) -> Info:

@@ -242,12 +242,12 @@ def _differences(keys: Iterable[str], old: Any, new: Any) -> tuple[KeyChange, ..
                 if before.get(name) != after.get(name)
             ]
         else:
-            found.append(KeyChange(key, _shown(key, before), _shown(key, after), live))
+            found.append(KeyChange(key, shown(key, before), shown(key, after), live))
     return tuple(found)
 
 
-def _shown(key: str, value: Any) -> Any:
-    """A value as a unit file would have it."""
+def shown(key: str, value: Any) -> Any:
+    """A value of a spec as a unit file would have it."""
     match value:
         case enum.Enum():
             return value.value
@@ -256,7 +256,7 @@ def _shown(key: str, value: Any) -> Any:
         case Dependency():
             return f"{value.unit}:completed" if value.completed else value.unit
         case tuple():
-            return [_shown(key, one) for one in value]
+            return [shown(key, one) for one in value]
         case int() if key.endswith("signal"):
             return SIGNAL_NAMES[value]
         case int() if key == "umask":

@@ -61,6 +61,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Encoded `UnitSpec`s by name, of all units that have instances or are configured."""
     instances: list[msgspec.Raw]
     """Encoded `InstanceRecord`s. Most records and specs are the same in each snapshot, and are encoded once."""
+    last_event: int = 0
+    """The number of the last event that somebody may have been told of: no number is used twice."""
 
     def specs(self) -> dict[str, UnitSpec]:
         """The descriptions of the units, decoded."""

@@ -270,6 +270,13 @@ def _fill_in(file: _File, values: dict[str, Any]) -> None:
         values["python"] = resolve(file.path, values["python"])
 
 
+def defaults_of(kind: UnitType) -> UnitSpec:
+    """A unit of that type of which a file would say nothing else."""
+    values: dict[str, Any] = {"type": kind}
+    _fill_in(_File("", {}, {}, []), values)
+    return UnitSpec(name="", **{field_of(key): value for key, value in values.items()})
+
+
 def resolve(source: str, path: str) -> str:
     """`path` as seen from the folder of file `source`, without `.` and `..`; symbolic links are not followed."""
     joined = path if path.startswith("/") else f"{source.rpartition('/')[0]}/{path}"

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from parsupd.ctl import acting, calling, changing, logs, reading
+from parsupd.ctl import acting, calling, changing, inspecting, logs, reading, top, watching
 from parsupd.ctl.client import INTERRUPTED, Failure, Options
 from workerlib import __version__
 
@@ -74,6 +74,11 @@ for _command in (
     calling.call,
     reading.why,
     logs.logs,
+    inspecting.show,
+    inspecting.kill,
+    inspecting.leaks,
+    top.top,
+    watching.events,
     reading.names,
     acting.wait,
     acting.shutdown,

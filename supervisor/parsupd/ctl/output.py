@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -40,6 +41,30 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequen
             *(Text(cell, style=style if header == "STATE" else "") for header, cell in zip(headers, row, strict=True))
         )
     Console().print(shown)
+
+
+@contextmanager
+def screen(live: bool) -> Iterator[None]:
+    """With `live`, the terminal's other screen for the time of the block, without a cursor."""
+    if not live:
+        yield
+        return
+    sys.stdout.write("\x1b[?1049h\x1b[?25l")
+    try:
+        yield
+    finally:
+        sys.stdout.write("\x1b[?25h\x1b[?1049l")
+        sys.stdout.flush()
+
+
+def top(headers: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence[str]) -> None:
+    """A table that takes the place of the one before; on a terminal only as many rows as it has."""
+    if on_terminal():
+        height = os.get_terminal_size(1).lines
+        rows, colours = rows[: height - 2], colours[: height - 2]
+        sys.stdout.write("\x1b[H\x1b[J")
+        sys.stdout.flush()
+    table(headers, rows, colours)
 
 
 def as_json(value: Any) -> None:

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from parsupd.core import toml_text
+
 Info = Mapping[str, Any]
 """One instance as the daemon describes it."""
 
@@ -145,9 +147,89 @@ def _run(run: Info, now: float) -> list[str]:
     return lines
 
 
+COMMON = ("number", "at", "event", "unit", "instance")
+"""What all events have."""
+
+
+def event(info: Info, paint: Paint = plain) -> str:
+    """One line: number, time, instance, what happened and why."""
+    number, what = f"{info['number']:>8}", info["event"]
+    if what == "gap":
+        return paint(f"{number}  {plural(info['lost'], 'event')} up to here not kept any more", "failed")
+    at = time.strftime("%b %d %H:%M:%S", time.localtime(info["at"]))
+    rest = {key: value for key, value in info.items() if key not in COMMON and key != "generation"}
+    match what:
+        case "unit_changed":
+            text = f"{rest['old']} -> {paint(rest['new'], _SUB_COLOURS.get(rest['new'], ''))}: {rest['reason']}"
+        case "unit_ended":
+            text = f"{rest['cause']}; {'restarted' if rest['restart'] else 'not restarted'}: {rest['reason']}"
+        case "unit_unkillable":
+            text = paint(f"cannot be killed (pid {rest['pid']}): {rest['reason']}", "failed")
+        case "unit_removed":
+            text = "removed"
+        case _:
+            text = " ".join([what, *(f"{key}={value}" for key, value in rest.items())])
+    return f"{number}  {at}  {info['instance'] or 'parsupd':<14} {text}"
+
+
+_SUB_COLOURS = {
+    "running": "active",
+    "exited": "active",
+    "failed": "failed",
+    "backoff": "activating",
+    "killing": "failed",
+}
+
+
 def only_listed(info: Info) -> dict[str, Any]:
     """One object of `list --json`."""
     return {key: info[key] for key in KEYS}
+
+
+def show(found: Info, now: float) -> str:
+    """A unit file with every key; those that no line is needed for are comments."""
+    lines = [f"# {found['source']}", f"[unit.{toml_text.key(found['unit'])}]"]
+    for key, value in sorted(found["keys"].items(), key=lambda item: item[0] in found["defaults"]):
+        if value is None:
+            text = f"# {key} is not set"
+        else:
+            text = f"{key} = {'inf' if value == 'inf' and key.endswith('_sec') else toml_text.value(value)}"
+        lines.append(f"# {text}" if key in found["defaults"] and value is not None else text)
+    lines += [f"# {info['name']}: {state(info)} since {ago(info['since'], now)}" for info in found["instances"]]
+    return "\n".join(lines)
+
+
+LEAK_HEADERS = ("PID", "INSTANCE", "RUN", "SINCE", "COMMAND")
+
+
+def leak_row(row: Info) -> tuple[str, ...]:
+    return (
+        str(row["pid"]),
+        row["instance"] or "-",
+        str(row["generation"]),
+        instant(row["since"]),
+        " ".join(row["command"]),
+    )
+
+
+TOP_HEADERS = ("NAME", "STATE", "PID", "CPU%", "RSS", "RESTARTS", "CALLS")
+
+
+def top_row(row: Info) -> tuple[str, ...]:
+    calls = "-" if row["calls"] is None else str(row["calls"])
+    percent = f"{row['cpu_percent']:.1f}" if row["processes"] else "-"
+    taken = size(row["rss"]) if row["processes"] else "-"
+    return row["name"], row["state"], str(row["pid"] or "-"), percent, taken, str(row["restarts"]), calls
+
+
+def size(count: int) -> str:
+    """Bytes, with three digits or so: `1.4M`."""
+    number = float(count)
+    for unit in ("B", "K", "M", "G"):
+        if number < 1000:
+            return f"{number:.0f}{unit}" if unit == "B" or number >= 100 else f"{number:.1f}{unit}"
+        number /= 1024
+    return f"{number:.1f}T"
 
 
 PLAN_HEADERS = ("UNIT", "ACTION", "INSTANCES", "WHY")

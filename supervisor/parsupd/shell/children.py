@@ -208,6 +208,17 @@ class Children:
             if child.exited.done():
                 self._check_group(child)
 
+    def signal_main(self, child: Child, signum: int) -> bool:
+        """Sends a signal to the main process alone; whether it is there."""
+        if child.exited.done():
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            if child.pidfd >= 0:
+                signal.pidfd_send_signal(child.pidfd, signum)
+            else:
+                os.kill(child.pid, signum)  # our own child, not reaped: the pid is its own
+        return True
+
     @staticmethod
     def _is_known(child: Child) -> bool:
         """Whether the number of the group is certainly its own: a process of it is not reaped yet.

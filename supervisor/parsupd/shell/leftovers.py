@@ -65,6 +65,14 @@ def _look_at(pid: int, token: str) -> Found | None:
         return None
 
 
+def lives(found: Found) -> bool:
+    """Whether it is still there, and no zombie."""
+    try:
+        return process.start_time(found.pid) == found.started and not process.is_zombie(found.pid)
+    except ProcessLookupError:
+        return False
+
+
 def _instance(environment: Mapping[str, str]) -> InstanceName | None:
     try:
         return InstanceName.parse(f"{environment.get('PARSUP_UNIT', '')}@{environment.get('PARSUP_INSTANCE', '')}")

@@ -6,9 +6,7 @@ import sys
 from workers import NeverInitialised, Sum
 
 from workerlib import Redirect, ShutdownOn, Worker
-from workerlib.runtime import current_master
-from workerlib.shell.program import absolute_sys_path
-from workerlib.spawner import SpawnOptions
+from workerlib.runtime import SpawnOptions, absolute_sys_path, current_master
 
 NULL = Redirect.dev_null()
 

@@ -1,0 +1,54 @@
+"""What parsupd says about what happens: each record goes to its log and, numbered, to those who follow the events."""
+
+import time
+from typing import Any, assert_never
+
+from parsupd.core import effects as do
+from parsupd.core.event_ring import EventRing
+
+Said = do.Changed | do.Note | do.Unkillable | do.Forgotten | do.Shutdown
+
+LOUD = frozenset({"unit_unkillable"})
+"""What is an error in the log."""
+
+
+class Chronicle:
+    """One for each daemon."""
+
+    def __init__(self, log: Any, last: int = 0) -> None:
+        """`last` is the number of the last event of an earlier parsupd."""
+        self.events = EventRing(last)
+        self._log = log
+
+    def note(self, event: str, **fields: Any) -> None:
+        """Something about parsupd itself."""
+        self._log.info(event, **fields)
+        self.events.add(time.time(), event, **fields)
+
+    def _unit(self, event: str, instance: object, **fields: Any) -> None:
+        say = self._log.error if event in LOUD else self._log.info
+        say(event, unit=str(instance), **fields)
+        self.events.add(time.time(), event, str(instance), **fields)
+
+    def tell(self, effect: Said) -> None:
+        """What the fleet wants to be known."""
+        match effect:
+            case do.Changed(instance, generation, old, new, reason):
+                self._unit("unit_changed", instance, generation=generation, old=old.value, new=new.value, reason=reason)
+            case do.Note(instance, incarnation):
+                self._unit(
+                    "unit_ended",
+                    instance,
+                    generation=incarnation.generation,
+                    cause=str(incarnation.cause),
+                    restart=incarnation.decision.restart,
+                    reason=incarnation.decision.reason,
+                )
+            case do.Unkillable(instance, generation, pid, reason):
+                self._unit("unit_unkillable", instance, generation=generation, pid=pid, reason=reason)
+            case do.Forgotten(instance):
+                self._unit("unit_removed", instance)
+            case do.Shutdown(exit_code, reason):
+                self.note("shutting_down", exit_code=exit_code, reason=reason)
+            case _:
+                assert_never(effect)
