@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from workerlib.version import __version__
 
 if TYPE_CHECKING:
+    from workerlib.app import start_app
     from workerlib.common import WorkerInfo
     from workerlib.connection import Connection
     from workerlib.core.daemonizing import DaemonizeError
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         map_unordered,
     )
     from workerlib.redirects import Redirect
+    from workerlib.role import State
     from workerlib.runtime import Master
     from workerlib.servant import Session, current_session
     from workerlib.shell.journal import get_logger
@@ -67,9 +69,11 @@ if TYPE_CHECKING:
     from workerlib.shell.recent_log import LogRecord
     from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings, ShutdownOn, one_way, pipe, rpc
     from workerlib.streams import Stream
-    from workerlib.worker import Handle, Served, Worker, connect
+    from workerlib.worker import Handle, Process, Served, Worker, connect
 
 _HOMES = {
+    "workerlib.app": ("start_app",),
+    "workerlib.role": ("State",),
     "workerlib.common": ("WorkerInfo",),
     "workerlib.shell.recent_log": ("LogRecord",),
     "workerlib.connection": ("Connection",),
@@ -77,11 +81,9 @@ _HOMES = {
     "workerlib.core.daemonizing": ("DaemonizeError",),
     "workerlib.core.mapping": ("Progress",),
     "workerlib.errors": (
-        "ArgumentError", "ConnectionLost", "HandshakeError", "ItemError", "MapError", "ProtocolError",
-        "RemoteError", "ResultError", "SpawnError", "Stage", "StreamAborted", "StreamOverflow",
-        "UnknownFunction", "UsageError", "WorkerlibError", "ArgumentError", "ConnectionLost", "FunctionsDiffer",
-        "HandshakeError", "ProtocolError", "RemoteError", "ResultError", "SpawnError", "Stage", "StreamAborted",
-        "StreamOverflow", "UnknownFunction", "UsageError", "WorkerlibError",
+        "ArgumentError", "ConnectionLost", "FunctionsDiffer", "HandshakeError", "ItemError", "MapError",
+        "ProtocolError", "RemoteError", "ResultError", "SpawnError", "Stage", "StreamAborted", "StreamOverflow",
+        "UnknownFunction", "UsageError", "WorkerlibError",
     ),
     "workerlib.kinds": (
         "StatePipe", "state", "DirectCall", "DirectPipe", "DirectWriter", "ReverseDirectPipe", "ReversePipe",
@@ -100,20 +102,20 @@ _HOMES = {
     "workerlib.spec": (
         "Function", "Kind", "OneWay", "Pipe", "Rpc", "RpcSettings", "ShutdownOn", "one_way", "pipe", "rpc",
     ),
-    "workerlib.worker": ("Handle", "Served", "Worker", "connect"),
+    "workerlib.worker": ("Handle", "Process", "Served", "Worker", "connect"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ArgumentError", "BrokenWorkers", "Config", "Connection", "ConnectionLost", "DaemonizeError", "DirectCall",
     "DirectPipe", "DirectWriter", "Executor", "Function", "FunctionsDiffer", "Group", "Handle", "HandshakeError",
-    "ItemError", "Kind", "LogRecord", "Managed", "MapError", "MapWorker", "Master", "OneWay", "Pipe", "Progress",
-    "ProgressBar", "ProtocolError", "Redirect", "ReduceWorker", "RemoteError", "ResultError", "Results",
+    "ItemError", "Kind", "LogRecord", "Managed", "MapError", "MapWorker", "Master", "OneWay", "Pipe", "Process",
+    "Progress", "ProgressBar", "ProtocolError", "Redirect", "ReduceWorker", "RemoteError", "ResultError", "Results",
     "ReverseDirectPipe", "ReversePipe", "Rpc", "RpcSettings", "Served", "Session", "ShutdownOn", "SpawnError",
-    "Stage", "StatePipe", "Stream", "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError", "WhenLost",
-    "Worker", "WorkerInfo", "WorkerlibError", "__version__", "connect", "current_session", "direct_pipe",
+    "Stage", "State", "StatePipe", "Stream", "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError",
+    "WhenLost", "Worker", "WorkerInfo", "WorkerlibError", "__version__", "connect", "current_session", "direct_pipe",
     "find_map", "find_units", "get_logger", "map", "map_reduce", "map_reduce_commutative", "map_unordered",
-    "one_way", "pipe", "reverse_direct_pipe", "reverse_pipe", "rpc", "state",
+    "one_way", "pipe", "reverse_direct_pipe", "reverse_pipe", "rpc", "start_app", "state",
 ]  # fmt: skip
 
 

@@ -6,9 +6,10 @@ from workerlib.core.config import MARKER
 
 
 def main() -> int:
-    from workerlib.hosting import is_worker, load_worker, run_worker  # noqa: PLC0415 - the check below comes first
+    from workerlib.hosting import load_worker, run_worker  # noqa: PLC0415 - the check below comes first
+    from workerlib.role import is_spawned  # noqa: PLC0415 - same
 
-    if not is_worker():
+    if not is_spawned():
         sys.stderr.write(
             f"python -m workerlib is the entry of spawned workers (${MARKER} is not set): use Worker.spawn,"
             ' or a unit of parsupd with type = "worker"\n'

@@ -9,27 +9,40 @@ A program that needs more control over its workers calls `worker_init_before_asy
 
 from collections.abc import Sequence
 
+from workerlib.errors import UsageError
 from workerlib.hosting import (
     Hosted,
     WorkerEnv,
-    is_worker,
     load_worker,
     run_worker,
     start_worker_server,
     worker_init_before_async,
 )
-from workerlib.runtime import Master, program_command, start_master
+from workerlib.role import is_spawned as is_worker
+from workerlib.runtime import Master, start_master
+from workerlib.shell.program import program_command
+from workerlib.spawner import check_text
 from workerlib.spec import RpcSettings
 
 
-async def start_master_server(*, worker_command_args: Sequence[str], settings: RpcSettings | None = None) -> Master:
+async def start_master_server(
+    *, worker_command_args: Sequence[str], pass_name: bool = True, settings: RpcSettings | None = None
+) -> Master:
     """Starts the master server of the running event loop, whose workers are started as this same program.
 
     A worker's command line is this process's interpreter with its options, script or `-m module`, then
-    `worker_command_args`, then `child-of-PID@HOST NAME`. Raises UsageError when the loop has a master server already
-    (an earlier spawn starts one), and in a process that has called `start_worker_server`.
+    `worker_command_args`, then `child-of-PID@HOST NAME`, without the name when `pass_name` is false: for a program
+    whose own command line would not know what to do with it. What the workers spawn is started in the same way.
+
+    Raises UsageError when the loop has a master server already (an earlier spawn starts one), in a spawned worker, in a
+    program that calls `start_app`, for a program that was read from stdin, and for arguments that are not text.
     """
-    return await start_master(settings=settings, worker_command=[*program_command(), *worker_command_args])
+    if isinstance(worker_command_args, str):
+        raise UsageError(f"worker_command_args is a list of words, not one text: {worker_command_args!r}")
+    for word in worker_command_args:
+        check_text("one of worker_command_args", word)
+    command = program_command(*worker_command_args, pass_name=pass_name)
+    return await start_master(settings=settings, worker_command=command)
 
 
 def worker_command() -> int:

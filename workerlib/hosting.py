@@ -14,17 +14,19 @@ import msgspec
 
 from workerlib.common import Common
 from workerlib.connection import Connection, open_to
-from workerlib.core.config import CONTROL, MARKER, MARKER_VALUE, MAX_SIZE, WorkerConfig, decode_config
+from workerlib.core.config import CONTROL, MARKER, MAX_SIZE, WorkerConfig, decode_config
 from workerlib.core.payload import error_to_wire
 from workerlib.core.uri import UnixLocation, parse_uri
 from workerlib.errors import ConnectionLost, HandshakeError, UsageError, WorkerlibError
-from workerlib.redirects import Target
+from workerlib.redirects import Redirect, Target
 from workerlib.references import load_named
+from workerlib.role import State, is_spawned, note, start_workers_with
 from workerlib.runtime import become_worker
 from workerlib.servant import Servant, current_session
 from workerlib.server import Server
 from workerlib.shell import journal
-from workerlib.shell.detach import Release, daemonize_wait
+from workerlib.shell.detach import daemonize_wait, stay_attached
+from workerlib.shell.environment import use_settings
 from workerlib.shell.recent_log import RecentLog
 from workerlib.spec import ShutdownOn, rpc
 from workerlib.worker import Worker, initialise
@@ -40,31 +42,33 @@ class WorkerEnv(msgspec.Struct, frozen=True):
     """What `worker_init_before_async` found out; give it to `start_worker_server`."""
 
     config: WorkerConfig
-    release: Release
+    release: Callable[[Redirect, Redirect], None]
+    """The completion job: points stdout and stderr to their places and lets the launched process's caller go."""
     recent_log: RecentLog
     """What the process logs, for `Connection.log`. Not attached yet: `logging.basicConfig` does nothing after that."""
-
-
-def is_worker() -> bool:
-    """Whether this process was spawned as a worker and has not been set up as one yet."""
-    return os.environ.get(MARKER) == MARKER_VALUE
 
 
 def worker_init_before_async() -> WorkerEnv:
     """Makes this process the worker that its master wants: reads its configuration, changes directory, detaches.
 
     Must be called before an event loop or a thread exists, and before anything reads stdin. Returns in the daemon only;
-    the process that was launched waits in the foreground until `start_worker_server` releases it. Raises UsageError in
-    a process that was not spawned, when stdin holds no configuration, and DaemonizeError; see `daemonize_wait`.
+    the process that was launched waits in the foreground until `start_worker_server` releases it. One that was spawned
+    to stay in the foreground does not detach. Raises UsageError in a process that was not spawned, when stdin holds no
+    configuration, and DaemonizeError; see `daemonize_wait`.
     """
-    if not is_worker():
+    if not is_spawned():
         raise UsageError(
             "this process was not spawned as a worker: workers are started with Worker.spawn or by parsupd"
         )
     del os.environ[MARKER]
     config = decode_config(os.read(0, MAX_SIZE + 1))
+    note(State.WORKER)
+    start_workers_with(config.worker_command)
+    use_settings(config.settings)
     if config.sys_path is not None:
         sys.path[:] = config.sys_path
+    if not config.daemonize:
+        return WorkerEnv(config, stay_attached(config.cd, config.umask, config.parent_pid), RecentLog())
     passed = _passed_fds(config)
     for fd in passed:
         os.set_inheritable(fd, False)
@@ -123,17 +127,18 @@ class Hosted:
         self._patience: asyncio.TimerHandle | None = None
         self._exit: asyncio.Future[int] = self._loop.create_future()
 
-    async def start(self, release: Release) -> None:
+    async def start(self, release: Callable[[Redirect, Redirect], None]) -> None:
         """Listens, registers, and releases the caller. Raises what keeps it from that."""
         config = self._config
         await self._server.listen(parse_uri(f"PYRO:{config.worker_id}@{config.location}").location)
+        self._loop.set_exception_handler(self._on_uncaught)
+        # Before the registration: a master that need not wait for a release may initialise before it is answered.
+        self._be_patient("nobody initialised it")
         self._master = await self._register()
         self._watching = self._loop.create_task(self._watch_master(self._master))
-        self._be_patient("nobody initialised it")
         release(config.stdout, config.stderr)
         for fd in _passed_fds(config):
             os.close(fd)
-        self._loop.set_exception_handler(self._on_uncaught)
 
     async def wait(self) -> int:
         """Waits for the end of the worker's life; returns the exit status. Closes everything before it returns."""

@@ -22,17 +22,11 @@ from workerlib.core.mapping import (
 from workerlib.errors import UsageError
 from workerlib.redirects import Redirect
 from workerlib.references import reference_of
-from workerlib.runtime import (
-    CONNECTION_TIMEOUT_S,
-    SpawnOptions,
-    WorkerRecord,
-    absolute_sys_path,
-    current_master,
-    describe_exit,
-    print_stderr,
-)
+from workerlib.runtime import current_master
 from workerlib.shell import process
 from workerlib.shell.pidfd import wait_pidfd
+from workerlib.shell.program import absolute_sys_path
+from workerlib.spawner import CONNECTION_TIMEOUT_S, SpawnOptions, WorkerRecord, describe_exit, print_stderr
 from workerlib.spec import RpcSettings, ShutdownOn
 
 END_WITHIN_S = 2.0

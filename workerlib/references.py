@@ -61,8 +61,10 @@ def load_named(reference: str, what: str) -> Any:
     """
     place, name = split_reference(reference)
     main = sys.modules["__main__"]
-    if place.startswith("/") and os.path.abspath(getattr(main, "__file__", None) or "") == place:  # noqa: PTH100
-        names: Mapping[str, Any] = vars(main)  # a program that starts its workers as itself
+    main_name = getattr(getattr(main, "__spec__", None), "name", None)
+    main_file = os.path.abspath(getattr(main, "__file__", None) or "")  # noqa: PTH100
+    if place in {main_name, main_file}:
+        names: Mapping[str, Any] = vars(main)  # a program that starts its workers as itself: not to be loaded twice
     elif place.startswith("/"):
         names = _load_script(place)
     else:

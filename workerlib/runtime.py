@@ -1,42 +1,36 @@
 """The master: spawns workers, takes their registrations, hears of their failures, and leaves nothing behind."""
 
 import asyncio
-import contextlib
 import fcntl
 import os
 import re
 import secrets
-import signal
 import socket
 import ssl
-import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgspec
-
-from workerlib.connection import NO_FUNCTIONS, Connection, open_to
-from workerlib.core import spawning
-from workerlib.core.config import CONTROL, MARKER, MARKER_VALUE, WorkerConfig, encode_config
-from workerlib.core.daemonizing import ExitCause
+from workerlib import role
+from workerlib.connection import Connection
+from workerlib.core.config import MARKER, MARKER_VALUE, WorkerCommand, WorkerConfig, encode_config
 from workerlib.core.payload import error_from_wire
-from workerlib.core.spawning import Effect
 from workerlib.core.uri import Location, UnixLocation, Uri
-from workerlib.errors import ConnectionLost, RemoteError, SpawnError, Stage, UsageError, WorkerlibError
+from workerlib.errors import UsageError, WorkerlibError
 from workerlib.launchers.local import Launched, LocalLauncher
 from workerlib.redirects import Redirect, Target
 from workerlib.servant import current_session
 from workerlib.server import Server
 from workerlib.shell.environment import effective_settings
-from workerlib.shell.pidfd import end_process, wait_pidfd
+from workerlib.shell.pidfd import wait_pidfd
 from workerlib.shell.private_dir import process_dir, remove_sockets
+from workerlib.shell.program import interpreter_command
 from workerlib.shell.transport import remove_stale_socket
-from workerlib.spec import Function, RpcSettings, ShutdownOn, one_way, rpc
+from workerlib.spawner import Spawning, SpawnOptions, WorkerRecord
+from workerlib.spec import RpcSettings, one_way, rpc
 
 MASTER = "workerlib.Master"
 """Id of the object with which workers register."""
-CONNECTION_TIMEOUT_S = 10.0
 LAST_WAIT_S = 1.0
 """How long a master that ends waits for workers that are ending, so that it can remove their sockets."""
 
@@ -50,7 +44,8 @@ class Launcher(Protocol):
         *,
         env: Mapping[str, str],
         stdin: bytes,
-        on_stderr: Callable[[str], None],
+        on_stderr: Callable[[str], object],
+        on_stdout: Callable[[str], object] | None,
         pass_fds: Sequence[int],
         cwd: str | None,
     ) -> Launched: ...
@@ -59,109 +54,6 @@ class Launcher(Protocol):
 def new_worker_id(name: str) -> str:
     """An id that no other worker has, beginning with the name as far as URIs can express it."""
     return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)}-{secrets.token_hex(6)}"
-
-
-_OPTIONS = re.compile(r"-(?=.)([^XWmc-]*)(?:([XWmc])(.*))?", re.DOTALL)
-"""One argument with options of the interpreter: flags, and at its end perhaps an option with a value."""
-
-
-def interpreter_command() -> list[str]:
-    """This process's interpreter with its options: what `python -X dev -W error script.py` had before the script."""
-    options: list[str] = []
-    arguments = iter(sys.orig_argv[1:])
-    for argument in arguments:
-        if argument == "--check-hash-based-pycs":
-            options += [argument, next(arguments, "")]
-        elif argument.startswith("--") and argument != "--":
-            options.append(argument)
-        elif (cluster := _OPTIONS.fullmatch(argument)) is not None:
-            flags, last, value = cluster.groups(default="")
-            if last in {"X", "W"}:  # what follows in the same argument is the value, else the next argument is
-                options += [argument] if value else [argument, next(arguments, "")]
-                continue
-            if flags := flags.replace("i", ""):  # a worker has nobody to be interactive with
-                options.append(f"-{flags}")
-            if last:  # -m or -c: the program
-                break
-        else:
-            break
-    return [sys.executable, *options]
-
-
-def absolute_sys_path() -> list[str]:
-    """Where this process imports from, for a worker that works in another directory."""
-    try:
-        here = Path.cwd()
-    except FileNotFoundError:  # it was removed: nothing can be imported from it
-        return [entry for entry in sys.path if Path(entry).is_absolute()]
-    return [str(here / entry) for entry in sys.path]
-
-
-def program_command() -> list[str]:
-    """How this process was started, up to and including its script or `-m module`, without the program's arguments."""
-    own = len(sys.argv) - 1
-    return [sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - own]]
-
-
-def print_stderr(name: str, line: str) -> None:
-    """What happens to a worker's stderr before it is released, unless `spawn` was told otherwise."""
-    if sys.stderr is None:  # closed when this process started
-        return
-    with contextlib.suppress(OSError, ValueError):  # closed since; the line is kept for SpawnError
-        sys.stderr.write(f"[WORKER {name} STDERR]: {line}\n")
-        sys.stderr.flush()
-
-
-class SpawnOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """All that can be said about one spawn; see `Worker.spawn` for the meaning of each."""
-
-    reference: str
-    name: str
-    args: Sequence[Any] = ()
-    kwargs: Mapping[str, Any] = msgspec.field(default_factory=dict)
-    shutdown_on: ShutdownOn
-    stdout: Redirect = msgspec.field(default_factory=Redirect.dev_null)
-    stderr: Redirect = msgspec.field(default_factory=Redirect.dev_null)
-    cd: str = "/"
-    umask: int | None = None
-    env: Mapping[str, str] = msgspec.field(default_factory=dict)
-    python: str | None = None
-    sys_path: Sequence[str] | None = None
-    """Where the worker imports from; None: what its interpreter has by itself when it is started in `cd`."""
-    connect_arg: Any = None
-    expected: Mapping[str, Function[..., Any]] = NO_FUNCTIONS
-    """What the worker must offer to whoever spawns it and gets a connection."""
-    connection_timeout_s: float = CONNECTION_TIMEOUT_S
-    spawn_timeout_s: float | None = None
-    lease_s: float = 0.0
-    """How long the worker goes on without its master, for one that comes back; see `Master.expect`."""
-    settings: RpcSettings | None = None
-    on_failure: Callable[[Exception], object] | None = None
-    on_stderr: Callable[[str, str], object] = print_stderr
-    on_registered: Callable[["WorkerRecord"], object] | None = None
-    """Called before the worker is released: by then its pid is known, and its process cannot have been reaped."""
-
-
-class WorkerRecord(msgspec.Struct, eq=False):
-    """What the master knows of one worker that it spawned."""
-
-    worker_id: str
-    name: str
-    token: str
-    location: Location
-    on_failure: Callable[[Exception], object] | None
-    on_registered: Callable[["WorkerRecord"], object] | None
-    pid: int = 0
-    pidfd: int = -1
-    registered: asyncio.Future[None] | None = None
-    lost: asyncio.Future[str] | None = None
-    """Done when the worker's connection to the master has ended, with the reason."""
-    lease: Connection | None = None
-    """The connection that the worker's life hangs on, if it does."""
-
-    @property
-    def uri(self) -> Uri:
-        return Uri(self.worker_id, self.location)
 
 
 class _Registry:
@@ -213,13 +105,15 @@ class Master:
         folder: Path,
         *,
         launcher: Launcher | None = None,
-        worker_command: Sequence[str] | None = None,
+        worker_command: WorkerCommand | None = None,
     ) -> None:
         self.server = server
         self.uri = uri
         self.folder = folder
         self.workers: dict[str, WorkerRecord] = {}
         self._dying: dict[WorkerRecord, asyncio.Task[None]] = {}
+        self._attached: set[Launched] = set()
+        self._following: set[asyncio.Task[None]] = set()
         self._launcher = launcher or LocalLauncher()
         self._worker_command = worker_command
         server.add(uri.target, _Registry(self))
@@ -230,7 +124,26 @@ class Master:
         Raises SpawnError, and UsageError for options that cannot work. When it raises, or is cancelled, no process and
         no socket of the worker is left.
         """
-        return await _Spawning(self, options).run()
+        record, connection, launched = await Spawning(self, options).run()
+        launched.close()
+        return record, connection
+
+    async def spawn_in_foreground(self, options: SpawnOptions) -> tuple[WorkerRecord, Connection | None, Launched]:
+        """The same with `options.foreground`: the launched process, a child of this one, is the worker.
+
+        It is reaped and its pipes are closed when it ends.
+        """
+        record, connection, launched = await Spawning(self, options).run()
+        self._attached.add(launched)
+        watching = asyncio.get_running_loop().create_task(self._follow(launched))
+        self._following.add(watching)
+        watching.add_done_callback(self._following.discard)
+        return record, connection, launched
+
+    async def _follow(self, launched: Launched) -> None:
+        await launched.wait()
+        self._attached.discard(launched)
+        launched.close()
 
     def new_record(self, options: SpawnOptions) -> WorkerRecord:
         worker_id = new_worker_id(options.name)
@@ -284,6 +197,7 @@ class Master:
         buried = dict(self._dying)
         if buried:
             await asyncio.wait(buried.values(), timeout=LAST_WAIT_S)
+        await asyncio.gather(*(launched.outlast_loop(LAST_WAIT_S) for launched in self._attached))
         for task in buried.values():
             task.cancel()
         await asyncio.gather(*buried.values(), return_exceptions=True)
@@ -295,17 +209,21 @@ class Master:
 
     def command(self, options: SpawnOptions, record: WorkerRecord) -> list[str]:
         """The worker's command line, with who started whom at its end, for `ps`."""
+        lineage = f"child-of-{os.getpid()}@{socket.gethostname()}"
         if self._worker_command is not None:
-            program = list(self._worker_command)
-        else:
-            interpreter = [options.python] if options.python else interpreter_command()
-            program = [*interpreter, "-m", "workerlib", options.reference]
-        return [*program, f"child-of-{os.getpid()}@{socket.gethostname()}", record.name]
+            name = [record.name] if self._worker_command.pass_name else []
+            return [*self._worker_command.argv, lineage, *name]
+        interpreter = [options.python] if options.python else interpreter_command()
+        return [*interpreter, "-m", "workerlib", options.reference, lineage, record.name]
 
-    async def launch(self, options: SpawnOptions, record: WorkerRecord, on_stderr: Callable[[str], None]) -> Launched:
+    def _launch_dir(self, options: SpawnOptions) -> str | None:
+        """Where the worker's interpreter starts; it goes to `cd` by itself. None: here."""
+        if self._worker_command is not None:
+            return self._worker_command.cwd
+        return options.cd if options.sys_path is None else None
+
+    async def launch(self, options: SpawnOptions, record: WorkerRecord, on_stderr: Callable[[str], object]) -> Launched:
         """Starts the worker's process. Raises UsageError, and OSError when it cannot be started."""
-        if MARKER in options.env:
-            raise UsageError(f"env cannot set {MARKER}: workerlib marks its workers with it")
         passed: list[int] = []
         try:
             return await self._launch(options, record, on_stderr, passed)
@@ -314,7 +232,7 @@ class Master:
                 os.close(fd)
 
     async def _launch(
-        self, options: SpawnOptions, record: WorkerRecord, on_stderr: Callable[[str], None], passed: list[int]
+        self, options: SpawnOptions, record: WorkerRecord, on_stderr: Callable[[str], object], passed: list[int]
     ) -> Launched:
         """Notes in `passed` the descriptors that it makes for the worker."""
         config = WorkerConfig(
@@ -325,6 +243,8 @@ class Master:
             master=str(self.uri),
             location=str(record.location),
             shutdown_on=options.shutdown_on,
+            daemonize=not options.foreground,
+            worker_command=self._worker_command,
             cd=options.cd,
             umask=options.umask,
             stdout=_passable(options.stdout, passed),
@@ -340,8 +260,9 @@ class Master:
             env={**os.environ, **options.env, MARKER: MARKER_VALUE},
             stdin=encode_config(config),
             on_stderr=on_stderr,
+            on_stdout=(lambda line: options.on_stdout(options.name, line)) if options.foreground else None,
             pass_fds=passed,
-            cwd=options.cd if options.sys_path is None else None,
+            cwd=self._launch_dir(options),
         )
 
 
@@ -357,203 +278,14 @@ def _passable(redirect: Redirect, passed: list[int]) -> Redirect:
     return Redirect.descriptor(passed[-1])
 
 
-class _Spawning:
-    """Carries out one spawn: feeds the machine of `workerlib.core.spawning` and does what it says."""
-
-    def __init__(self, master: Master, options: SpawnOptions) -> None:
-        self._master = master
-        self._options = options
-        self._loop = asyncio.get_running_loop()
-        self._record = master.new_record(options)
-        self._over: asyncio.Future[None] = self._loop.create_future()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._connection: Connection | None = None
-        self._launched: Launched | None = None
-        self._state: spawning.Spawn | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    async def run(self) -> tuple[WorkerRecord, Connection | None]:
-        options = self._options
-        early: list[str] = []
-
-        def on_stderr(line: str) -> None:
-            options.on_stderr(options.name, line)
-            if self._state is None:
-                early.append(line)
-            else:
-                self._feed(spawning.Wrote(line))
-
-        try:
-            self._launched = await self._master.launch(options, self._record, on_stderr)
-            self._state = spawning.start(
-                self._loop.time(),
-                connection_timeout_s=options.connection_timeout_s,
-                spawn_timeout_s=options.spawn_timeout_s or 2 * options.connection_timeout_s,
-                wants_connection=options.shutdown_on is ShutdownOn.CONNECTION_CLOSED,
-            )
-            for line in early:
-                self._feed(spawning.Wrote(line))
-            self._go(self._follow_registration())
-            self._go(self._follow_foreground(self._launched))
-            self._arm()
-            await self._over
-        except OSError as error:
-            await self._end_all()
-            raise SpawnError(options.name, Stage.LAUNCHED, f"could not be started: {error}") from None
-        except BaseException:
-            await self._end_all()
-            raise
-        self._stop_following()
-        if self._state.failure is not None:
-            await self._end_all()
-            raise SpawnError(options.name, self._state.stage, self._state.failure, self._state.lines)
-        self._launched.close()
-        return self._record, self._connection
-
-    # The machine
-
-    def _feed(self, event: spawning.Event) -> None:
-        assert self._state is not None
-        self._state, effects = spawning.step(self._state, event)
-        self._do(effects)
-
-    def _tick(self) -> None:
-        assert self._state is not None
-        self._state, effects = spawning.tick(self._state, self._loop.time())
-        self._do(effects)
-
-    def _do(self, effects: tuple[Effect, ...]) -> None:
-        for effect in effects:
-            match effect:
-                case Effect.INITIALISE:
-                    self._go(self._initialise())
-                case Effect.CONNECT:
-                    self._go(self._connect())
-                case Effect.KILL:
-                    self._kill()
-                case Effect.SUCCEED | Effect.FAIL:
-                    if not self._over.done():  # cancelled in the same turn of the loop
-                        self._over.set_result(None)
-        self._arm()
-
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._state is not None and (by := spawning.next_deadline(self._state)) is not None:
-            self._timer = self._loop.call_at(by, self._tick)
-
-    def _go(self, coroutine: Any) -> None:
-        task = self._loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _stop_following(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        for task in self._tasks:
-            task.cancel()
-
-    # What happens
-
-    async def _follow_registration(self) -> None:
-        assert self._record.registered is not None
-        await asyncio.shield(self._record.registered)  # this task is cancelled when the spawn is over; others wait too
-        self._feed(spawning.Registered())
-        assert self._record.lost is not None
-        await asyncio.shield(self._record.lost)
-        if self._launched_is_gone():
-            self._feed(spawning.Broken("ended before it was ready"))
-
-    def _launched_is_gone(self) -> bool:
-        # While the foreground process lives its exit status is to come, and tells more than a lost connection.
-        return self._state is not None and self._state.released
-
-    async def _follow_foreground(self, launched: Launched) -> None:
-        cause = await launched.wait()
-        self._feed(spawning.ForegroundExited(cause.status == 0, describe_exit(cause)))
-
-    async def _initialise(self) -> None:
-        options, record = self._options, self._record
-        try:
-            connection = await open_to(Uri(CONTROL, record.location), settings=effective_settings(options.settings))
-            async with connection:
-                args = [list(options.args), dict(options.kwargs)]
-                await connection.call("initialise", record.token, *args, target=CONTROL)
-        except (WorkerlibError, OSError) as error:
-            self._feed(spawning.Broken(_describe_refusal(error)))
-        except Exception as error:  # noqa: BLE001 - init's own error, rebuilt
-            self._feed(spawning.Broken(f"raised {type(error).__name__} in init: {error}"))
-        else:
-            self._feed(spawning.Initialised())
-
-    async def _connect(self) -> None:
-        options = self._options
-        try:
-            self._connection = await open_to(
-                self._record.uri,
-                options.connect_arg,
-                settings=effective_settings(options.settings),
-                expected=options.expected,
-            )
-            self._record.lease = self._connection
-            await self._connection.call("lease", self._record.token, target=CONTROL)
-        except (WorkerlibError, OSError) as error:
-            self._feed(spawning.Broken(_describe_refusal(error)))
-        else:
-            self._feed(spawning.Connected())
-
-    # The end
-
-    def _kill(self) -> None:
-        if self._launched is not None:
-            self._launched.kill()
-
-    async def _end_all(self) -> None:
-        """Ends every process of a failed spawn, and waits for that."""
-        self._stop_following()
-        if self._connection is not None:
-            self._connection.abort()
-        launched, record = self._launched, self._record
-        if launched is not None:
-            launched.kill()
-            await launched.wait()
-            launched.close()
-        if record.pidfd >= 0:
-            await end_process(record.pidfd)  # not released: it was killed with the foreground process
-        self._master.forget(record)
-        if isinstance(record.location, UnixLocation):
-            Path(record.location.path).unlink(missing_ok=True)
-
-
-def describe_exit(cause: ExitCause) -> str:
-    """How a worker ended, from the exit of its foreground process, which hands on its daemon's status as 128+signal."""
-    status = cause.status
-    if status > 128:
-        with contextlib.suppress(ValueError):
-            return f"was killed by {signal.Signals(status - 128).name}"
-    return f"exited with {status}"
-
-
-def _describe_refusal(error: Exception) -> str:
-    if isinstance(error, ConnectionLost):
-        return f"ended during its initialisation ({error})"
-    if isinstance(error, RemoteError):
-        return f"raised {error} in init"
-    return f"refused its initialisation: {error}"
-
-
 # The master of the running event loop
-
-_is_worker = False
 
 
 def become_worker() -> None:
     """Notes that this process serves as a spawned worker. Raises UsageError when it has a master server."""
-    global _is_worker  # noqa: PLW0603 - a fact about the process, told once
     if _masters:
         raise UsageError("this process has called start_master_server: it cannot be a worker of another master too")
-    _is_worker = True
+    role.note(role.State.WORKER)
 
 
 _masters: dict[asyncio.AbstractEventLoop, tuple[Master, AsyncGenerator[None, None]]] = {}
@@ -565,7 +297,7 @@ async def start_master(
     *,
     settings: RpcSettings | None = None,
     launcher: Launcher | None = None,
-    worker_command: Sequence[str] | None = None,
+    worker_command: WorkerCommand | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> Master:
     """Starts the master server of the running event loop. Raises UsageError when it has one already.
@@ -573,8 +305,10 @@ async def start_master(
     It ends with the loop: asyncio closes async generators when `asyncio.run` returns, which is the one hook it offers.
     """
     loop = asyncio.get_running_loop()
-    if worker_command is not None and _is_worker:
+    if worker_command is not None and role.State.get() is role.State.WORKER:
         raise UsageError("this process is a spawned worker: it cannot call start_master_server (it can spawn, though)")
+    if worker_command is not None and role.worker_command() is not None:
+        raise UsageError("this program calls start_app: its workers are started as that says, not with other arguments")
     async with _starting.setdefault(loop, asyncio.Lock()):
         if loop in _masters:
             raise UsageError("this event loop has a master server already; start it once, before the first spawn")
@@ -585,13 +319,16 @@ async def _start(
     loop: asyncio.AbstractEventLoop,
     settings: RpcSettings | None = None,
     launcher: Launcher | None = None,
-    worker_command: Sequence[str] | None = None,
+    worker_command: WorkerCommand | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> Master:
+    role.note(role.State.MASTER)
     folder = process_dir()
     server = Server(effective_settings(settings))
     location = await server.listen(UnixLocation(str(folder / f"master-{secrets.token_hex(3)}.sock")), tls=tls)
-    master = Master(server, Uri(MASTER, location), folder, launcher=launcher, worker_command=worker_command)
+    master = Master(
+        server, Uri(MASTER, location), folder, launcher=launcher, worker_command=worker_command or role.worker_command()
+    )
     life = _life_of(loop, master)
     _masters[loop] = master, life
     await anext(life)

@@ -402,7 +402,7 @@ class RpcSettings(msgspec.Struct, frozen=True):
 
 def parse_settings(text: str, base: RpcSettings, origin: str) -> RpcSettings:
     """Settings from `name=value,name=value` over `base`; `origin` is named in errors. Raises UsageError."""
-    known = {name: type(getattr(base, name)) for name in base.__struct_fields__}
+    known = {name: type(default) for name, default in msgspec.structs.asdict(RpcSettings()).items()}
     changes: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = (piece.strip() for piece in part.partition("="))

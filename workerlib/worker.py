@@ -13,20 +13,16 @@ from workerlib.core.config import CONTROL
 from workerlib.core.payload import Signature
 from workerlib.core.uri import Location, UnixLocation, Uri, parse_uri
 from workerlib.errors import ConnectionLost, UsageError
+from workerlib.launchers.local import Launched
 from workerlib.redirects import Redirect
 from workerlib.references import reference_of
-from workerlib.runtime import (
-    CONNECTION_TIMEOUT_S,
-    SpawnOptions,
-    absolute_sys_path,
-    current_master,
-    new_worker_id,
-    print_stderr,
-)
+from workerlib.runtime import current_master, new_worker_id
 from workerlib.server import Server
 from workerlib.shell.environment import effective_settings
 from workerlib.shell.private_dir import process_dir
+from workerlib.shell.program import absolute_sys_path
 from workerlib.shell.recent_log import LogRecord, RecentLog
+from workerlib.spawner import CONNECTION_TIMEOUT_S, SpawnOptions, print_stderr, print_stdout
 from workerlib.spec import RpcSettings, ShutdownOn, functions_of, read_parameters
 
 W = TypeVar("W")
@@ -110,6 +106,26 @@ async def connect(
     )
 
 
+class Process:
+    """The process of a worker that was spawned in the foreground: a child of this process, which reaps it by itself."""
+
+    def __init__(self, launched: Launched) -> None:
+        self._launched = launched
+        self.pid = launched.pid
+
+    async def wait(self) -> int:
+        """Waits for its end and returns its exit status, 128+signal when one ended it. Its output has been passed on.
+
+        Nobody has to call this: neither a zombie nor a descriptor stays.
+        """
+        cause = await self._launched.wait()
+        return cause.status
+
+    def send_signal(self, signum: int) -> None:
+        """Sends it a signal, never to another process that has got its pid; does nothing once it has ended."""
+        self._launched.send_signal(signum)
+
+
 class Served(Generic[W]):
     """A worker that is served in this process. An async context manager: leaving it ends the service."""
 
@@ -151,6 +167,10 @@ async def initialise(worker: object, args: list[Any], kwargs: Mapping[str, Any])
     parameters, _ = read_parameters(init, skip=0)
     positional, named = Signature(what, parameters).bind_plain(args, kwargs)
     await init(*positional, **named)
+
+
+def _name_of(cls: type, name: str | None) -> str:
+    return cls.__name__ if name is None else name
 
 
 class Worker:
@@ -237,12 +257,11 @@ class Worker:
         Raises SpawnError when the worker does not come up; then no process of it is left. Raises UsageError for a
         class that another process cannot find.
         """
-        cls_name = name or cls.__name__
         master = await current_master()
         record, connection = await master.spawn(
             SpawnOptions(
                 reference=reference_of(cls),
-                name=cls_name,
+                name=_name_of(cls, name),
                 args=args,
                 kwargs=init or {},
                 shutdown_on=shutdown_on,
@@ -262,6 +281,94 @@ class Worker:
             )
         )
         return connection or Handle(record.worker_id, str(record.uri), record.name)
+
+    @overload
+    @classmethod
+    async def spawn_in_foreground(
+        cls,
+        *args: Any,
+        shutdown_on: Literal[ShutdownOn.CONNECTION_CLOSED],
+        name: str | None = None,
+        init: Mapping[str, Any] | None = None,
+        connect_arg: Any = None,
+        on_failure: Callable[[Exception], object] | None = None,
+        env: Mapping[str, str] | None = None,
+        cd: str = "/",
+        umask: int | None = None,
+        connection_timeout_s: float = CONNECTION_TIMEOUT_S,
+        spawn_timeout_s: float | None = None,
+        settings: RpcSettings | None = None,
+        on_stdout: Callable[[str, str], object] = print_stdout,
+        on_stderr: Callable[[str, str], object] = print_stderr,
+    ) -> tuple[Connection, Process]: ...
+    @overload
+    @classmethod
+    async def spawn_in_foreground(
+        cls,
+        *args: Any,
+        shutdown_on: Literal[ShutdownOn.HEARTBEATER_CONNECTION_TIMEOUT, ShutdownOn.CALLED_SHUTDOWN_FUNCTION],
+        name: str | None = None,
+        init: Mapping[str, Any] | None = None,
+        on_failure: Callable[[Exception], object] | None = None,
+        env: Mapping[str, str] | None = None,
+        cd: str = "/",
+        umask: int | None = None,
+        connection_timeout_s: float = CONNECTION_TIMEOUT_S,
+        spawn_timeout_s: float | None = None,
+        settings: RpcSettings | None = None,
+        on_stdout: Callable[[str, str], object] = print_stdout,
+        on_stderr: Callable[[str, str], object] = print_stderr,
+    ) -> tuple[Handle[Self], Process]: ...
+    @classmethod
+    async def spawn_in_foreground(
+        cls,
+        *args: Any,
+        shutdown_on: ShutdownOn,
+        name: str | None = None,
+        init: Mapping[str, Any] | None = None,
+        connect_arg: Any = None,
+        on_failure: Callable[[Exception], object] | None = None,
+        env: Mapping[str, str] | None = None,
+        cd: str = "/",
+        umask: int | None = None,
+        connection_timeout_s: float = CONNECTION_TIMEOUT_S,
+        spawn_timeout_s: float | None = None,
+        settings: RpcSettings | None = None,
+        on_stdout: Callable[[str, str], object] = print_stdout,
+        on_stderr: Callable[[str, str], object] = print_stderr,
+    ) -> Any:
+        """As `spawn`, but the worker does not detach: it stays a child of this process, which is returned as well.
+
+        It keeps this process's session and process group, so that a Ctrl-C reaches it. Each line that it writes, as
+        long as it lives, goes to `on_stdout(name, line)` and `on_stderr(name, line)`, by default to this process's
+        stdout and stderr as `[WORKER name STDOUT]: line`; its stdin is the null device. When it ends, it is reaped and
+        its pipes are closed, whether or not anybody waits for it. `shutdown_on` decides about its life as for `spawn`;
+        a worker that outlives this process has nowhere to write to then.
+        """
+        master = await current_master()
+        record, connection, launched = await master.spawn_in_foreground(
+            SpawnOptions(
+                reference=reference_of(cls),
+                name=_name_of(cls, name),
+                args=args,
+                kwargs=init or {},
+                shutdown_on=shutdown_on,
+                foreground=True,
+                cd=cd,
+                umask=umask,
+                env=env or {},
+                sys_path=absolute_sys_path(),
+                connect_arg=connect_arg,
+                expected=functions_of(cls),
+                connection_timeout_s=connection_timeout_s,
+                spawn_timeout_s=spawn_timeout_s,
+                settings=settings,
+                on_failure=on_failure,
+                on_stdout=on_stdout,
+                on_stderr=on_stderr,
+            )
+        )
+        return connection or Handle(record.worker_id, str(record.uri), record.name), Process(launched)
 
     @classmethod
     async def serve(

@@ -45,8 +45,8 @@ from workerlib import Master, Redirect, ShutdownOn, SpawnError, UsageError
 from workerlib.core.daemonizing import ExitCause as Exit
 from workerlib.core.daemonizing import Exited as ExitedWith
 from workerlib.core.uri import parse_uri
-from workerlib.runtime import SpawnOptions, WorkerRecord
 from workerlib.shell.journald import stream_name
+from workerlib.spawner import SpawnOptions, WorkerRecord
 
 
 @dataclass(frozen=True, slots=True)

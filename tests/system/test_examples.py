@@ -15,6 +15,10 @@ EXAMPLES = Path(__file__).parents[2] / "etc" / "examples"
 SAID = {
     "add_numbers": "0 + ... + 10 = 55\n0 + ... + 1000 = 500500\n0 + ... + 1000000 = 500000500000\n",
     "alternative_init": "Hello Ada, from a worker that was started with 'internal worker'\n",
+    "async_log": """\
+from the start: ['the oven is cold', 'bread 1 of 3', 'bread 2 of 3', 'bread 3 of 3']
+from now on:    ['bread 1 of 3', 'bread 2 of 3', 'bread 3 of 3', 'cake 1 of 1']
+""",
     "direct_pipe": """\
 the first, written before the function has returned
 tick 0
@@ -53,6 +57,13 @@ worker 0 knows 3 prices
 10 in all
 worker 0 knows 3 prices
 item 0 (['scone']): KeyError: 'scone'
+""",
+    "spawn_in_foreground": """\
+[WORKER printer STDOUT]: HELLO
+[WORKER printer STDOUT]: HELLO2
+it ended with 0
+the other one lost its connection: closed by the peer
+and ended with 137 for the signal
 """,
     "state": """\
 snapshot: {'tea': 3, 'coffee': 7}

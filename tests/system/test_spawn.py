@@ -33,9 +33,11 @@ from workerlib import (
     Worker,
     connect,
 )
-from workerlib.runtime import SpawnOptions, absolute_sys_path, current_master, interpreter_command
+from workerlib.runtime import current_master
 from workerlib.shell.loop import run
 from workerlib.shell.private_dir import base_dir
+from workerlib.shell.program import absolute_sys_path, interpreter_command
+from workerlib.spawner import SpawnOptions
 
 NULL = Redirect.dev_null()
 PROGRAMS = Path(__file__).parent / "programs"
@@ -813,5 +815,52 @@ def test_a_redirect_to_a_descriptor_that_is_closed_leaves_no_other_open() -> Non
         with pytest.raises(SpawnError, match="Bad file descriptor"):
             await spawn(redirect_stdout=Redirect.descriptor(1), redirect_stderr=Redirect.descriptor(999))
         assert set(open_fds()) == fds
+
+    check(scenario)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"name": "a\0b"}, r"the name of a worker cannot hold a NUL character: 'a\\x00b'"),
+        ({"name": "\ud800"}, r"the name of a worker cannot be encoded: '\\ud800'"),
+        ({"name": 3}, "the name of a worker must be text, not 3"),
+        ({"cd": "/\0"}, "the working directory of a worker cannot hold a NUL"),
+        ({"env": {"A": "x\0"}}, r"\$A for a worker cannot hold a NUL"),
+        ({"env": {"A\0": "x"}}, "the name of a variable for a worker cannot hold a NUL"),
+        ({"env": {"A": "\ud800"}}, r"\$A for a worker cannot be encoded"),
+        ({"env": {"A=B": "x"}}, "a variable for a worker cannot be named 'A=B'"),
+        ({"env": {"": "x"}}, "a variable for a worker cannot be named ''"),
+        ({"env": {"A": 1}}, r"\$A for a worker must be text, not 1"),
+        ({"env": {"WORKERLIB_WORKER": "1"}}, "env cannot set WORKERLIB_WORKER"),
+        ({"umask": -1}, "umask must be a number from 0 to 0o777, not -1"),
+        ({"connection_timeout_s": 0}, "connection_timeout_s must be a positive number of seconds, not 0"),
+        ({"connection_timeout_s": float("nan")}, "connection_timeout_s must be a positive number of seconds, not nan"),
+        ({"spawn_timeout_s": "3"}, "spawn_timeout_s must be a positive number of seconds, not '3'"),
+        (
+            {"redirect_stdout": Redirect.append("/tmp/\udcff")},
+            r"a worker cannot be told '/tmp/\\udcff': it is not UTF-8",
+        ),
+    ],
+)
+def test_what_no_process_can_be_given_is_refused(options: dict[str, Any], complaint: str) -> None:
+    """With UsageError, before anything is started."""
+
+    async def scenario() -> None:
+        await current_master()
+        before = children()
+        with pytest.raises(UsageError, match=complaint):
+            await spawn(**options)
+        assert children() == before
+
+    check(scenario)
+
+
+def test_a_variable_need_not_be_utf_8() -> None:
+    """As everywhere in Python, its other bytes come and go as surrogates."""
+
+    async def scenario() -> None:
+        async with await spawn(env={"FAVOURITE": "\udcff"}) as connection:
+            assert await connection.run(Sum.favourite) == "ff"
 
     check(scenario)

@@ -140,6 +140,27 @@ async def spawns() -> None:
     await Shop.spawn(redirect_stdout=null, redirect_stderr=null)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 
 
+async def spawns_in_foreground() -> None:
+    """The same, with the process; there is nothing to redirect."""
+    connection, process = await Shop.spawn_in_foreground("EUR", shutdown_on=ShutdownOn.CONNECTION_CLOSED)
+    assert_type(connection, Connection)
+    assert_type(await process.wait(), int)
+    handle, _ = await Shop.spawn_in_foreground(shutdown_on=ShutdownOn.CALLED_SHUTDOWN_FUNCTION)
+    assert_type(handle, Handle[Shop])
+    await Shop.spawn_in_foreground("EUR")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+
+
+async def number() -> int:
+    return 3
+
+
+def apps() -> None:
+    """start_app returns what main does, and needs main itself, not its coroutine."""
+    assert_type(workerlib.start_app(number), int)
+    workerlib.start_app(number())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(workerlib.State.get(), workerlib.State | None)
+
+
 async def serves() -> None:
     """A worker in this process is reached by its handle, and its object is at hand with its own type."""
     async with await Shop.serve("EUR") as served:

@@ -16,6 +16,16 @@ CONTROL = "workerlib.Control"
 """Id of the object in each worker with what all workers offer, and through which a master initialises it."""
 
 
+class WorkerCommand(msgspec.Struct, frozen=True):
+    """How a program starts its workers as itself; who started whom is added to it."""
+
+    argv: tuple[str, ...]
+    cwd: str | None = None
+    """Where it was started itself, so that it finds its script or module again; None: it was removed since."""
+    pass_name: bool = True
+    """Whether the worker's name follows."""
+
+
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that a spawned process needs to become the worker that its master expects."""
 
@@ -30,6 +40,10 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     location: str
     """Where the worker shall listen: `./u:/path` or `host:port`."""
     shutdown_on: ShutdownOn
+    daemonize: bool = True
+    """False: the launched process is the worker, a child of its master with pipes for stdout and stderr."""
+    worker_command: WorkerCommand | None = None
+    """With what the worker starts workers of its own: what its master does; None: with the generic entry."""
     cd: str
     umask: int | None
     stdout: Redirect
@@ -44,7 +58,11 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def encode_config(config: WorkerConfig) -> bytes:
-    return msgspec.msgpack.encode(config)
+    """Raises UsageError for a text that is none: a file name, say, that is not UTF-8."""
+    try:
+        return msgspec.msgpack.encode(config)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"a worker cannot be told {error.object!r}: it is not UTF-8") from None
 
 
 def decode_config(data: bytes) -> WorkerConfig:

@@ -76,10 +76,22 @@ class Spawn(msgspec.Struct, frozen=True):
         return self.stage is Stage.READY or self.failure is not None
 
 
-def start(now: float, *, connection_timeout_s: float, spawn_timeout_s: float, wants_connection: bool) -> Spawn:
-    """A spawn whose process has just been launched."""
+def start(
+    now: float,
+    *,
+    connection_timeout_s: float,
+    spawn_timeout_s: float,
+    wants_connection: bool,
+    released: bool = False,
+) -> Spawn:
+    """A spawn whose process has just been launched; `released` for one that is the worker itself, not a daemon's."""
     return Spawn(
-        now + connection_timeout_s, now + spawn_timeout_s, connection_timeout_s, spawn_timeout_s, wants_connection
+        now + connection_timeout_s,
+        now + spawn_timeout_s,
+        connection_timeout_s,
+        spawn_timeout_s,
+        wants_connection,
+        released=released,
     )
 
 

@@ -14,6 +14,9 @@ from workerlib.shell.pidfd import wait_own_pidfd
 MAX_LINE = 64 << 10
 """Bytes of one line of stderr; a longer one is passed on in parts."""
 
+LAST_LINES_S = 0.1
+"""How long the end of a process's output is waited for once the process has ended."""
+
 READ_SIZE = 256 << 10
 """Bytes of stderr taken at most in one turn of the loop."""
 
@@ -48,7 +51,7 @@ class _Lines:
     got that number.
     """
 
-    def __init__(self, pipe: int, on_line: Callable[[str], None]) -> None:
+    def __init__(self, pipe: int, on_line: Callable[[str], object]) -> None:
         self._pipe = pipe
         self._on_line = on_line
         self._rest = b""
@@ -92,11 +95,12 @@ class Launched:
     """A process that was started: the foreground process of a worker."""
 
     def __init__(
-        self, child: "subprocess.Popen[bytes]", watch: Watch, stderr: int, on_stderr: Callable[[str], None]
+        self, child: "subprocess.Popen[bytes]", watch: Watch, pipes: Sequence[tuple[int, Callable[[str], object]]]
     ) -> None:
         self._child = child
+        self._watch = watch
         self._exit = asyncio.ensure_future(watch(child))
-        self._lines = _Lines(stderr, on_stderr)
+        self._lines = [_Lines(pipe, on_line) for pipe, on_line in pipes]
 
     @property
     def pid(self) -> int:
@@ -106,17 +110,41 @@ class Launched:
         """How the process ended. What it wrote to stderr before has been passed on when this returns."""
         cause = await asyncio.shield(self._exit)
         # A grandchild may hold the pipe open for ever: what is in it now is read, its end is not waited for.
-        await asyncio.wait({self._lines.ended}, timeout=0.1)
+        await asyncio.wait({lines.ended for lines in self._lines}, timeout=LAST_LINES_S)
         return cause
 
     def kill(self) -> None:
         """Kills the process; the daemon behind it dies with it while it is not released."""
+        self.send_signal(signal.SIGKILL)
+
+    def send_signal(self, signum: int) -> None:
+        """Does nothing when the process has ended."""
         if not self._exit.done():
-            os.kill(self._child.pid, signal.SIGKILL)  # not reaped yet, so the pid is still its own
+            os.kill(self._child.pid, signum)  # not reaped yet, so the pid is still its own
+
+    async def outlast_loop(self, within_s: float) -> None:
+        """For the last turns of an event loop, which has cancelled the watching: waits so long for the end of the
+        process, reaps it, and reads no more.
+        """
+        if self._exit.cancelled():
+            self._exit = asyncio.ensure_future(self._watch(self._child))
+        await asyncio.wait({self._exit}, timeout=within_s)
+        self._exit.cancel()
+        await asyncio.gather(self._exit, return_exceptions=True)
+        self.close()
 
     def close(self) -> None:
-        """Reads no more of its stderr."""
-        self._lines.close()
+        """Reads no more of its output."""
+        for lines in self._lines:
+            lines.close()
+
+
+def _pipe(kept: contextlib.ExitStack, passed: contextlib.ExitStack) -> tuple[int, int]:
+    """The reading and the writing end of a new pipe, each to be closed by its stack."""
+    ends = os.pipe2(os.O_CLOEXEC)
+    kept.callback(os.close, ends[0])
+    passed.callback(os.close, ends[1])
+    return ends
 
 
 class LocalLauncher:
@@ -131,33 +159,34 @@ class LocalLauncher:
         *,
         env: Mapping[str, str],
         stdin: bytes,
-        on_stderr: Callable[[str], None],
+        on_stderr: Callable[[str], object],
+        on_stdout: Callable[[str], object] | None = None,
         pass_fds: Sequence[int],
         cwd: str | None,
     ) -> Launched:
-        """`pass_fds` are open in the worker under the same numbers.
+        """`pass_fds` are open in the worker under the same numbers. Without `on_stdout`, its stdout is thrown away.
 
         Raises OSError when the program cannot be started. Blocks for the time of a vfork and exec, about 1 ms.
         """
-        # A memory file, not a pipe: it takes any length at once, and python-daemon cannot mistake it for a socket.
-        with contextlib.ExitStack() as cleanup:
+        with contextlib.ExitStack() as kept, contextlib.ExitStack() as passed:
+            # A memory file, not a pipe: it takes any length at once, and python-daemon cannot mistake it for a socket.
             config = os.memfd_create("workerlib-config", os.MFD_CLOEXEC)
-            cleanup.callback(os.close, config)
-            reading, writing = os.pipe2(os.O_CLOEXEC)
-            cleanup.callback(os.close, writing)
+            passed.callback(os.close, config)
             os.write(config, stdin)
             os.lseek(config, 0, os.SEEK_SET)
+            stderr_end, stderr = _pipe(kept, passed)
+            pipes, stdout = [(stderr_end, on_stderr)], subprocess.DEVNULL
+            if on_stdout is not None:
+                stdout_end, stdout = _pipe(kept, passed)
+                pipes.append((stdout_end, on_stdout))
+            child = subprocess.Popen(  # noqa: ASYNC220 - asyncio's own can signal a stranger after pid reuse
+                argv, env=env, stdin=config, stdout=stdout, stderr=stderr, pass_fds=pass_fds, cwd=cwd
+            )
             try:
-                child = subprocess.Popen(  # noqa: ASYNC220 - asyncio's own can signal a stranger after pid reuse
-                    argv, env=env, stdin=config, stdout=subprocess.DEVNULL, stderr=writing, pass_fds=pass_fds, cwd=cwd
-                )
+                launched = Launched(child, self._watch, pipes)
             except BaseException:
-                os.close(reading)
+                child.kill()
+                child.wait()
                 raise
-        try:
-            return Launched(child, self._watch, reading, on_stderr)
-        except BaseException:
-            os.close(reading)
-            child.kill()
-            child.wait()
-            raise
+            kept.pop_all()
+            return launched

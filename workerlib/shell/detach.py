@@ -28,7 +28,7 @@ import stat
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import NoReturn
@@ -53,6 +53,7 @@ from workerlib.core.daemonizing import (
     encode,
     step,
 )
+from workerlib.errors import UsageError
 from workerlib.redirects import Redirect, Target
 from workerlib.shell import process
 
@@ -142,6 +143,26 @@ def daemonize_wait(
         process.set_parent_death_signal(signal.SIGKILL, foreground)
         _tell(writing, encode(Announcement(os.getpid(), os.getsid(0))))
     return Release(writing)
+
+
+def stay_attached(cd: str, umask: int | None, parent_pid: int | None) -> Callable[[Redirect, Redirect], None]:
+    """The same without a daemon: this process goes on, as a child of whoever launched it, until whose "release" it dies
+    with `parent_pid`. Its stdin becomes the null device; stdout and stderr stay where they are, also at the release.
+
+    Raises UsageError when it cannot work in `cd`.
+    """
+    if parent_pid is not None:
+        process.set_parent_death_signal(signal.SIGKILL, parent_pid)
+    try:
+        os.chdir(cd)
+    except OSError as error:
+        raise UsageError(f"a worker cannot work in {cd!r}: {error.strerror}") from None
+    if umask is not None:
+        os.umask(umask)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.close(null)
+    return lambda _stdout, _stderr: process.clear_parent_death_signal()
 
 
 def _refuse_to_fork_late(preserved: frozenset[int]) -> None:

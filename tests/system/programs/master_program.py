@@ -6,7 +6,9 @@ import sys
 from workers import NeverInitialised, Sum
 
 from workerlib import Redirect, ShutdownOn, Worker
-from workerlib.runtime import SpawnOptions, absolute_sys_path, current_master
+from workerlib.runtime import current_master
+from workerlib.shell.program import absolute_sys_path
+from workerlib.spawner import SpawnOptions
 
 NULL = Redirect.dev_null()
 
