@@ -14,9 +14,10 @@ from parsupd.core import described
 from parsupd.core import events as told
 from parsupd.core.described import Info
 from parsupd.core.event_ring import Entry
-from parsupd.core.fleet import Fleet, NoSuchUnitError, ShuttingDownError
+from parsupd.core.fleet import Fleet, ShuttingDownError
 from parsupd.core.plan import Plan
 from parsupd.core.readers import BadValueError
+from parsupd.core.roster import NoSuchUnitError
 from parsupd.core.status import InstanceStatus
 from parsupd.core.unit_keys import UNIT_KEYS
 from parsupd.core.units import SIGNAL_NAMES, ActiveState, InstanceName, SubState, Target
@@ -264,6 +265,9 @@ class Supervisor:
         def found(names: Iterable[InstanceName]) -> list[InstanceStatus]:
             return [status for name in names if self._fleet.has(name) for status in self._fleet.status(str(name))]
 
+        def is_down(status: InstanceStatus) -> bool:  # and kept in the configuration, else it is not found any more
+            return status.sub_state in AT_REST and self._fleet.is_kept(InstanceName.parse(status.name))
+
         def pending() -> list[InstanceStatus]:
             late = [
                 status
@@ -273,7 +277,7 @@ class Supervisor:
                     or (status.sub_state in UP and status.generation > before.get(status.name, -1))
                 )
             ]
-            return late + [status for status in found(going) if status.target is Target.DOWN]
+            return late + [status for status in found(going) if status.target is Target.DOWN and not is_down(status)]
 
         try:
             async with asyncio.timeout(timeout_s):

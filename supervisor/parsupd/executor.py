@@ -19,7 +19,8 @@ from parsupd.chronicle import Chronicle
 from parsupd.core import effects as do
 from parsupd.core import events as told
 from parsupd.core.addresses import SOCKET
-from parsupd.core.fleet import Fleet, NoSuchUnitError
+from parsupd.core.fleet import Fleet
+from parsupd.core.roster import NoSuchUnitError
 from parsupd.core.snapshot import ProcessRecord
 from parsupd.core.tally import AT_REST
 from parsupd.core.unitfile import ConfigurationError, parse_environment

@@ -3,14 +3,12 @@
 from typing import Any
 
 import pytest
+from fleet_stage import TERMED, Stage, unit
 
-from parsupd.core.effects import AllDown, Effect, Publish, Shutdown, SignalGroup, Spawn, Withdraw
 from parsupd.core.events import (
     DeadlineReached,
-    Exited,
     GroupEmpty,
     ReadinessLost,
-    Ready,
     Restart,
     ShutdownRequested,
     Spawned,
@@ -19,80 +17,17 @@ from parsupd.core.events import (
     StartDefault,
     Stop,
 )
-from parsupd.core.fleet import Fleet, NoSuchUnitError, ShuttingDownError
+from parsupd.core.fleet import ShuttingDownError
+from parsupd.core.roster import NoSuchUnitError
 from parsupd.core.unit_state import InvalidTransitionError
 from parsupd.core.units import (
-    SIGTERM,
     ActiveState,
-    Configuration,
-    DaemonSettings,
-    Dependency,
     ExitCause,
     InstanceName,
     RestartPolicy,
     SubState,
-    UnitSpec,
     UnitType,
 )
-
-TERMED = ExitCause.signaled(SIGTERM)
-
-
-def unit(name: str, kind: UnitType = UnitType.SIMPLE, **changes: Any) -> UnitSpec:
-    for key in ("requires", "wants", "after"):
-        if key in changes:
-            changes[key] = tuple(Dependency(other) for other in changes[key].split())
-    return UnitSpec(name=name, type=kind, **changes)
-
-
-class Stage:
-    """A fleet, a clock, and somebody who answers for the processes when told to."""
-
-    def __init__(self, *units: UnitSpec) -> None:
-        self.fleet = Fleet(Configuration(DaemonSettings(), {each.name: each for each in units}))
-        self.now = 0.0
-        self.generations: dict[InstanceName, int] = {}
-
-    def do(self, event: Any, after_s: float = 0.0) -> list[str]:
-        """What the event leads to: spawns, signals and the like in short words; the rest is left out."""
-        self.now += after_s
-        return [word for effect in self.fleet.handle(event, self.now) if (word := self.short(effect))]
-
-    def short(self, effect: Effect) -> str:
-        match effect:
-            case Spawn():
-                self.generations[effect.instance] = effect.generation
-                return f"spawn {effect.instance}"
-            case SignalGroup():
-                return f"signal {effect.instance} {effect.signal}"
-            case Publish():
-                return f"publish {effect.instance}"
-            case Withdraw():
-                return f"withdraw {effect.instance}"
-            case Shutdown():
-                return f"shutdown {effect.exit_code}"
-            case AllDown():
-                return f"all down {effect.exit_code}"
-            case _:
-                return ""
-
-    def up(self, name: str) -> list[str]:
-        """The process exists; a worker is ready."""
-        instance = InstanceName.parse(name)
-        generation = self.generations[instance]
-        effects = self.do(Spawned(instance, generation, 100))
-        if self.fleet.spec(instance).type is UnitType.WORKER:
-            effects += self.do(Ready(instance, generation, f"PYRO:{name}@./u:/run/{name}"))
-        return effects
-
-    def down(self, name: str, cause: ExitCause = TERMED) -> list[str]:
-        """The process ends and leaves nobody behind."""
-        instance = InstanceName.parse(name)
-        generation = self.generations[instance]
-        return self.do(Exited(instance, generation, cause)) + self.do(GroupEmpty(instance, generation))
-
-    def states(self) -> dict[str, str]:
-        return {each.name: each.sub_state.value for each in self.fleet.status()}
 
 
 def chain(**changes: Any) -> Stage:

@@ -14,7 +14,8 @@ RUNNING, FAILED, DOWN = Present(True, SubState.RUNNING), Present(True, SubState.
 
 # Each key, and whether a change of it needs no restart: written out, so that nobody makes a key live by accident.
 LIVE_KEYS = {
-    "description", "instances", "enabled", "exit_with", "requires", "wants", "after", "restart", "restart_sec",
+    "description", "instances", "enabled", "exit_with", "requires", "wants", "after", "binds_to", "part_of",
+    "conflicts", "restart", "restart_sec",
     "restart_steps", "restart_max_delay_sec", "restart_reset_after_sec", "start_limit_burst",
     "start_limit_interval_sec", "timeout_start_sec", "timeout_stop_sec", "kill_signal", "include",
 }  # fmt: skip
@@ -67,6 +68,8 @@ def test_every_field_is_compared() -> None:
 
 
 OLD = "[unit.a]\n[unit.b]\nrequires = ['a']\n[unit.c]\ninstances = 2"
+
+BY_HAND = "[unit.a]\nenabled = false\n[unit.b]\nrequires = ['a']\nenabled = false\n[unit.e]\nbinds_to = ['a']\nenabled = false"
 
 CASES: dict[str, tuple[str, str, dict[str, Present], dict[str, tuple[str, str]]]] = {
     "nothing": (OLD, OLD, {}, {}),
@@ -126,6 +129,15 @@ CASES: dict[str, tuple[str, str, dict[str, Present], dict[str, tuple[str, str]]]
     ),
     "a new requirement of what is down": (
         "[unit.a]\n[unit.b]", "[unit.a]\nrequires = ['b']\n[unit.b]", {"a": DOWN, "b": DOWN}, {"a": ("change", "")}
+    ),
+    "a start stops what conflicts": (
+        BY_HAND, BY_HAND + "\n[unit.c]\nconflicts = ['a']",
+        {}, {"a": ("stop", "-a@1"), "b": ("stop", "-b@1"), "e": ("stop", "-e@1"), "c": ("add", "+c@1")},
+    ),
+    "restarted with what is bound to it or part of it": (
+        "[unit.a]\n[unit.b]\nbinds_to = ['a']\n[unit.c]\npart_of = ['b']",
+        "[unit.a]\numask = '077'\n[unit.b]\nbinds_to = ['a']\n[unit.c]\npart_of = ['b']",
+        {}, {"a": ("restart", "~a@1"), "b": ("restart", "~b@1"), "c": ("restart", "~c@1")},
     ),
     "what was wanted and stopped stays so": (
         "[unit.a]\nwants = ['b']\n[unit.b]", "[unit.a]\nwants = ['b']\ndescription = 'x'\n[unit.b]", {"b": DOWN},

@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from test_fleet import Stage, chain, unit
+from fleet_stage import Stage, unit
+from test_fleet import chain
 
 from parsupd.core.effects import Forgotten
 from parsupd.core.events import (
@@ -21,7 +22,8 @@ from parsupd.core.events import (
     StartDefault,
     Stop,
 )
-from parsupd.core.fleet import Fleet, NoSuchUnitError, ShuttingDownError
+from parsupd.core.fleet import Fleet, ShuttingDownError
+from parsupd.core.roster import NoSuchUnitError
 from parsupd.core.units import Configuration, DaemonSettings, ExitCause, InstanceName, RestartPolicy, UnitSpec, UnitType
 
 

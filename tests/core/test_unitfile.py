@@ -72,6 +72,9 @@ enabled = false
 requires = ["marketdata", "migrate:completed"]
 wants = ["log"]
 after = []
+binds_to = ["marketdata"]
+part_of = ["log"]
+conflicts = ["pricing2"]
 restart = "on-abnormal"
 restart_sec = 1
 restart_steps = 3
@@ -95,6 +98,10 @@ currency = "EUR"
 type = "simple"
 exec = ["logger"]
 sockets = ["127.0.0.1:80", "[::1]:8080", "/run/log.sock"]
+
+[unit.pricing2]
+type = "simple"
+exec = ["x"]
 """
 
 
@@ -107,7 +114,7 @@ def test_every_key_arrives() -> None:
     assert daemon.log is LogFormat.JSON
     assert daemon.lease_s == 5.0
     assert daemon.include == ("/etc/parsupd/units.d/*.toml", "/srv/*.toml")
-    assert list(configuration.units) == ["marketdata", "migrate", "pricing", "log"]
+    assert list(configuration.units) == ["marketdata", "migrate", "pricing", "log", "pricing2"]
     assert configuration.units["pricing"] == UnitSpec(
         name="pricing",
         source=MAIN,
@@ -120,6 +127,9 @@ def test_every_key_arrives() -> None:
         enabled=False,
         requires=(Dependency("marketdata"), Dependency("migrate", completed=True)),
         wants=(Dependency("log"),),
+        binds_to=(Dependency("marketdata"),),
+        part_of=("log",),
+        conflicts=("pricing2",),
         restart=RestartPolicy.ON_ABNORMAL,
         restart_s=1.0,
         restart_steps=3,
@@ -254,6 +264,32 @@ REFUSED = {
         "a.toml:4: unit.a.after[0]: only a oneshot is ever completed, and 'b' is of type simple"
     ],
     HEAD + 'after = ["b:ready"]': ["a.toml:4: unit.a.after[0]: 'b:ready': the only condition is 'b:completed'"],
+    HEAD + 'part_of = ["pricng"]\n[unit.pricing]\ntype = "simple"\nexec = ["x"]': [
+        "a.toml:4: unit.a.part_of[0]: there is no unit 'pricng'; did you mean 'pricing'?"
+    ],
+    HEAD + 'conflicts = ["a", "b"]': [
+        "a.toml:4: unit.a.conflicts[0]: a unit cannot conflict with itself",
+        "a.toml:4: unit.a.conflicts[1]: there is no unit 'b'",
+    ],
+    HEAD + 'conflicts = ["b"]\n[unit.b]\ntype = "simple"\nexec = ["x"]': [
+        "a.toml:4: unit.a.conflicts[0]: a and b conflict, and both are started with parsupd"
+    ],
+    HEAD
+    + 'enabled = false\nconflicts = ["b"]\n[unit.b]\ntype = "simple"\nexec = ["x"]\n'
+    + '[unit.c]\ntype = "simple"\nexec = ["x"]\nbinds_to = ["a"]': [
+        "a.toml:5: unit.a.conflicts[0]: a and b conflict, and both are started with parsupd (a for c)"
+    ],
+    HEAD
+    + 'enabled = false\nconflicts = ["b"]\n[unit.b]\nenabled = false\ntype = "simple"\nexec = ["x"]\n'
+    + '[unit.c]\nenabled = false\ntype = "simple"\nexec = ["x"]\nrequires = ["b"]\nwants = ["a"]': [
+        "a.toml:5: unit.a.conflicts[0]: c needs a and b, and they conflict"
+    ],
+    HEAD + 'enabled = false\nconflicts = ["b"]\nwants = ["b"]\n[unit.b]\ntype = "simple"\nexec = ["x"]': [
+        "a.toml:5: unit.a.conflicts[0]: a needs b, with which it conflicts"
+    ],
+    HEAD + 'binds_to = ["b"]\n[unit.b]\ntype = "simple"\nexec = ["x"]\npart_of = ["a"]': [
+        "a.toml:1: unit.a: units wait for each other in a cycle: a -> b -> a"
+    ],
     HEAD + 'after = ["a"]': ["a.toml:1: unit.a: units wait for each other in a cycle: a -> a"],
     HEAD
     + 'requires = ["b"]\n[unit.b]\ntype = "simple"\nexec = ["x"]\nwants = ["c"]\n'

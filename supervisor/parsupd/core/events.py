@@ -102,7 +102,9 @@ class StopOrder(Order):
 
 @dataclass(frozen=True, slots=True)
 class RestartOrder(Order):
-    """Be down, then up; forgets backoff and start limit."""
+    """Be down, then up; forgets backoff and start limit, unless it is for the sake of others (`fresh` is false)."""
+
+    fresh: bool = True
 
 
 @dataclass(frozen=True, slots=True)

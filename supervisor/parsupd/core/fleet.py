@@ -9,6 +9,10 @@ What the dependencies mean, U being the unit that names V:
 * `requires`: starting U starts V. U waits until V is ready: every wanted instance of V runs (a oneshot: exited with 0).
   When an instance of V fails, U fails; when V is stopped, U is stopped first. A crash of V that its policy answers with
   a restart does not touch a running U.
+* `binds_to`: as requires; and when V is gone for whatever reason (none of its instances is ready any more), U is
+  stopped and waits. It comes back when V does, also when V was stopped, and also when U had failed because V had.
+* `part_of`: as after; and stop and restart of V are those of U too.
+* `conflicts`: starting U stops V first, with what depends on V, and starting V stops U.
 * `wants`: starting U starts V. U waits until V is settled: ready, failed or ended. V's end does not touch U.
 * `after`: as wants, but starts nothing.
 * Stop goes the other way: V gets its stop only when every U that is also being stopped is down. When V fails by itself
@@ -20,7 +24,6 @@ What the dependencies mean, U being the unit that names V:
   While an instance is down by request it is not wanted.
 """
 
-import difflib
 import heapq
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -48,31 +51,22 @@ from parsupd.core.events import (
     StopOrder,
     UnitEvent,
 )
-from parsupd.core.plan import Action, Plan, Present, UnitPlan, plan, settings_in_force
-from parsupd.core.status import InstanceStatus, Why, status_of, why_of
+from parsupd.core.plan import Action, UnitPlan, settings_in_force
+from parsupd.core.roster import NoSuchUnitError, Roster
 from parsupd.core.tally import ALIVE, AT_REST, SERVING, StopLike, Tally, Unit, rearranged, tally_of
 from parsupd.core.unit_state import UnitState
-from parsupd.core.units import (
-    Configuration,
-    InstanceName,
-    SubState,
-    Target,
-    UnitSpec,
-)
-from parsupd.core.wiring import Wiring
+from parsupd.core.units import Configuration, InstanceName, SubState, Target
 
 REMOVED = "it is not in the configuration any more"
-
-
-class NoSuchUnitError(LookupError):
-    """A command names a unit or instance that does not exist; the message has the nearest name."""
+FollowOrder = partial(RestartOrder, fresh=False)
+"""Be down, and up again when what one depends on is there."""
 
 
 class ShuttingDownError(Exception):
     """A start was asked for while everything is being stopped."""
 
 
-class Fleet:
+class Fleet(Roster):
     """All units of a configuration. It decides; the caller carries the effects out, in order, and reports back."""
 
     def __init__(
@@ -85,13 +79,7 @@ class Fleet:
 
         `scaled`: the numbers of instances that were set in it by Scale.
         """
-        self._configuration = configuration
-        self._scaled = dict(scaled or {})
-        self._units = {name: Unit(spec, spec.instance_names) for name, spec in configuration.units.items()}
-        self._states = {
-            instance: UnitState(instance, unit.spec) for unit in self._units.values() for instance in unit.instances
-        }
-        self._parts = dict.fromkeys(self._states, Tally())
+        super().__init__(configuration, scaled)
         self._generations: dict[InstanceName, int] = {}  # of forgotten instances: no number is ever used twice
         self._alive = 0
         self._deadlines: list[tuple[float, InstanceName]] = []  # a heap; an entry that is not the state's own is stale
@@ -100,7 +88,6 @@ class Fleet:
         self._now = 0.0
         self._exit_code: int | None = None  # set when everything is being stopped
         self._all_down = False
-        self._touched: set[InstanceName] = set()
         restored = tuple(restored)
         for state, _ in restored:
             if state.instance not in self._states:  # it was being removed
@@ -125,13 +112,6 @@ class Fleet:
         if state.deadline_at is not None:
             self._arm(state.deadline_at, instance)
         self._retally(instance)
-
-    def _connect(self) -> None:
-        """Wires the units anew, and counts afresh what each of them waits for."""
-        self._wiring = Wiring({name: unit.spec for name, unit in self._units.items()})
-        for name, unit in self._units.items():
-            unit.blockers = {other for other in self._wiring.before[name] if self._blocks(other, name)}
-            unit.leaving_dependants = sum(self._units[one].tally.leaving > 0 for one in self._wiring.dependants[name])
 
     # What the caller uses.
 
@@ -174,104 +154,6 @@ class Fleet:
         """Whether everything is being stopped."""
         return self._exit_code is not None
 
-    def take_touched(self) -> set[InstanceName]:
-        """The instances of which something has changed since this was asked last; they may be forgotten by now."""
-        touched, self._touched = self._touched, set()
-        return touched
-
-    def has(self, instance: InstanceName) -> bool:
-        """Whether there is such an instance."""
-        return instance in self._states
-
-    def state(self, instance: InstanceName) -> tuple[UnitState, StopLike | None]:
-        """All that is known of an instance, as the constructor takes it back."""
-        return self._states[instance], self._units[instance.unit].held.get(instance)
-
-    def spec(self, instance: InstanceName) -> UnitSpec:
-        """The description that an instance is started from."""
-        return self._states[instance].spec
-
-    def instances(self, name: str) -> tuple[InstanceName, ...]:
-        """The instances that a unit's or an instance's name stands for.
-
-        Raises:
-            NoSuchUnitError: There is no such unit or instance.
-        """
-        unit = self._units.get(name)
-        if unit is not None and (unit.all_instances or name in self._configuration.units):
-            return unit.all_instances
-        try:
-            instance = InstanceName.parse(name)
-        except ValueError:
-            pass
-        else:
-            if instance in self._states:
-                return (instance,)
-        raise self._unknown(name)
-
-    def _unknown(self, name: str) -> NoSuchUnitError:
-        near = difflib.get_close_matches(name, [*self._configuration.units, *map(str, self._states)], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return NoSuchUnitError(f"no unit or instance {name!r}{hint}")
-
-    @property
-    def configuration(self) -> Configuration:
-        """The one in force: that of the files as they were read last, with the numbers of instances set since."""
-        return self._configuration
-
-    def with_instances(self, numbers: Mapping[str, int]) -> Configuration:
-        """The configuration in force with other numbers of instances.
-
-        Raises:
-            NoSuchUnitError: There is no such unit.
-        """
-        units = self._configuration.units
-        for name in numbers:
-            if name not in units:
-                raise self._unknown(name)
-        scaled = {name: replace(units[name], instances=number) for name, number in numbers.items()}
-        return Configuration(self._configuration.daemon, {**units, **scaled})
-
-    @property
-    def scaled(self) -> Mapping[str, int]:
-        """The numbers of instances that Scale has set, of the units in which no Reconfigure has said otherwise."""
-        return self._scaled
-
-    @property
-    def specs(self) -> dict[str, UnitSpec]:
-        """The descriptions of all units that there are: those in force, and those that are being removed."""
-        return {
-            name: unit.spec
-            for name, unit in self._units.items()
-            if unit.all_instances or name in self._configuration.units
-        }
-
-    def plan(self, configuration: Configuration) -> Plan:
-        """What Reconfigure would do now."""
-        present = {
-            instance: Present(self._parts[instance].wanted > 0, self._states[instance].sub_state)
-            for unit in self._units.values()
-            for instance in unit.instances
-        }
-        return plan(self._configuration, configuration, present)
-
-    def status(self, name: str | None = None) -> list[InstanceStatus]:
-        """The status of all instances, or of those that `name` stands for, in the order of the configuration.
-
-        Raises:
-            NoSuchUnitError: There is no such unit or instance.
-        """
-        names: Iterable[InstanceName] = self._states if name is None else self.instances(name)
-        return [self._status(instance) for instance in names]
-
-    def why(self, name: str) -> list[Why]:
-        """What happened to the instances that `name` stands for.
-
-        Raises:
-            NoSuchUnitError: There is no such unit or instance.
-        """
-        return [why_of(self._states[instance], self._status(instance)) for instance in self.instances(name)]
-
     # Events.
 
     def _take(self, event: FleetEvent) -> None:
@@ -311,11 +193,22 @@ class Fleet:
         """Starts all instances of the units that those of `chosen` require and want, unless they are chosen too."""
         if self.shutting_down:
             raise ShuttingDownError("parsupd is being shut down; nothing is started any more")
-        needed = {other for instance in chosen for other in self._wiring.pulls_in[instance.unit]}
-        for name in self._wiring.in_order(graph.closure(needed, self._wiring.pulls_in)):
+        units = {instance.unit for instance in chosen}
+        needed = {other for name in units for other in self._wiring.pulls_in[name]}
+        order = self._wiring.in_order(graph.closure(needed, self._wiring.pulls_in))
+        self._make_way(dict.fromkeys((*order, *units)), reason)
+        for name in order:
             for instance in self._units[name].instances:
                 if instance not in chosen:
                     self._want(instance, f"{reason}, for a unit that needs it")
+
+    def _make_way(self, names: Iterable[str], reason: str) -> None:
+        """Stops what the units that are to be started conflict with."""
+        for name in names:
+            for other in self._wiring.conflicts[name]:
+                tally = self._units[other].tally
+                if tally.wanted or tally.alive:
+                    self._stop(other, f"it conflicts with {name}: {reason}")
 
     def _want(self, instance: InstanceName, reason: str) -> None:
         held = self._units[instance.unit].held
@@ -337,7 +230,15 @@ class Fleet:
     def _stop(self, name: str, reason: str) -> None:
         instances = self._kept(name)
         if self._are_the_unit(instances):
-            self._ask_dependants(instances[0].unit, StopOrder(f"it requires {name}: {reason}"), ALIVE)
+            unit = instances[0].unit
+            stopped = self._wiring.farthest_first(unit, self._wiring.stopped_with)
+            self._ask_all(stopped, StopOrder, unit, f": {reason}", ALIVE)
+            bound = [
+                other
+                for other in self._wiring.farthest_first(unit, self._wiring.restarted_with)
+                if other not in stopped
+            ]
+            self._ask_all(bound, FollowOrder, unit, f": {reason}", SERVING)  # they wait for it
         for instance in instances:
             self._ask(instance, StopOrder(reason))
 
@@ -345,7 +246,9 @@ class Fleet:
         instances = self._to_be_up(name)
         self._pull_in(dict.fromkeys(instances), reason)
         if self._are_the_unit(instances):
-            self._ask_dependants(instances[0].unit, RestartOrder(f"it requires {name}: {reason}"), SERVING)
+            unit = instances[0].unit
+            others = self._wiring.farthest_first(unit, self._wiring.restarted_with)
+            self._ask_all(others, RestartOrder, unit, f": {reason}", SERVING)
         for instance in instances:
             self._ask(instance, RestartOrder(reason))
 
@@ -364,17 +267,43 @@ class Fleet:
                 if self._states[instance].sub_state not in AT_REST:
                     self._ask(instance, StopOrder(reason))
 
-    def _ask_dependants(self, name: str, order: StopLike, concerned: frozenset[SubState]) -> None:
-        """Asks all instances in a state of `concerned` that need unit `name`, directly or not; the farthest first."""
-        if not self._wiring.required_by[name]:
-            return
-        for other in reversed(
-            self._wiring.in_order(graph.closure(self._wiring.required_by[name], self._wiring.required_by))
-        ):
-            if self._units[other].tally.alive:
-                for instance in self._units[other].instances:
+    def _ask_all(
+        self,
+        names: Iterable[str],
+        order: Callable[[str], StopLike],
+        other: str,
+        reason: str,
+        concerned: frozenset[SubState],
+    ) -> None:
+        """Asks the instances of units that depend on `other`, as far as they are in a state of `concerned`."""
+        for name in names:
+            if self._units[name].tally.alive:
+                given = order(f"it {self._wiring.tie(name, other)} {other}{reason}")
+                for instance in self._units[name].instances:
                     if self._states[instance].sub_state in concerned:
-                        self._ask(instance, order)
+                        self._ask(instance, given)
+
+    # What is bound to a unit goes and comes with it.
+
+    def _part_from(self, name: str) -> None:
+        """The unit is gone, by itself: what is bound to it is stopped, with what requires that, and waits for it."""
+        if self._units[name].is_present or self.shutting_down:
+            return
+        names = graph.closure(self._wiring.bound[name], self._wiring.restarted_with)
+        for other in reversed(self._wiring.in_order(names)):
+            given = FollowOrder(f"it {self._wiring.tie(other, name)} {name}, which is gone")
+            for instance in self._units[other].instances:
+                asked = instance in self._units[other].held
+                if self._states[instance].sub_state in SERVING and self._parts[instance].wanted and not asked:
+                    self._ask(instance, given)
+
+    def _rejoin(self, name: str) -> None:
+        """The unit is ready again: what is bound to it and had failed, perhaps for that reason, is started."""
+        if self._units[name].tally.ready and self._units[name].is_ready and not self.shutting_down:
+            for other in self._wiring.bound[name]:
+                for instance in self._units[other].instances:
+                    if self._states[instance].sub_state is SubState.FAILED and self._parts[instance].wanted:
+                        self._want(instance, f"{name}, which it is bound to, is ready again")
 
     # A changed configuration.
 
@@ -388,7 +317,7 @@ class Fleet:
             raise ShuttingDownError("parsupd is being shut down; its configuration is not changed any more")
         touched = self.plan(configuration).touched
         daemon = settings_in_force(self._configuration.daemon, configuration.daemon)
-        self._configuration = Configuration(daemon, configuration.units)
+        self._configuration = replace(configuration, daemon=daemon)
         numbers = {name: spec.instances for name, spec in configuration.units.items()}
         self._scaled = {name: count for name, count in self._scaled.items() if numbers.get(name) == count}
         self._units = rearranged(self._units, configuration.units)
@@ -456,10 +385,10 @@ class Fleet:
         unit = self._units[instance.unit]
         if instance not in unit.waiting or instance in unit.held:
             return
-        hopeless = [other for other in self._wiring.requires[instance.unit] if self._units[other].is_hopeless]
+        hopeless = [other for other in self._wiring.requires[instance.unit] if self._is_hopeless(other, instance.unit)]
         if hopeless:
             self._step(instance, DependencyFailed(f"it requires {hopeless[0]}, which is not going to be ready"))
-        elif not unit.blockers:
+        elif not (unit.blockers or unit.obstacles):
             self._step(instance, DependenciesReady(self._states[instance].reason))
 
     # What follows from a step.
@@ -495,8 +424,8 @@ class Fleet:
             unit.waiting[instance] = None
             self._todo.append(partial(self._review, instance))
         if after.sub_state is SubState.FAILED:
-            failed = DependencyFailed(f"it requires {unit.spec.name}, which failed: {after.reason}")
-            self._ask_dependants(unit.spec.name, failed, ALIVE)
+            others = self._wiring.farthest_first(unit.spec.name, self._wiring.required_by)
+            self._ask_all(others, DependencyFailed, unit.spec.name, f", which failed: {after.reason}", ALIVE)
         if unit.spec.exit_with and after.sub_state in AT_REST and after.target is Target.UP:
             code = _exit_code(after, event)
             others_alive = unit.tally.alive > 1  # the tally still counts this instance
@@ -512,12 +441,18 @@ class Fleet:
         self._parts[instance] = new
         self._alive += new.alive - old.alive
         ready, settled, hopeless, leaving = unit.is_ready, unit.is_settled, unit.is_hopeless, unit.tally.leaving > 0
+        present = unit.is_present
         unit.tally = Tally(*(total - gone + come for total, gone, come in zip(unit.tally, old, new, strict=True)))
         if (ready, settled) != (unit.is_ready, unit.is_settled):
             self._tell_blocked(unit)
         if unit.is_hopeless and not hopeless:
             for name in self._wiring.required_by[unit.spec.name]:
                 self._todo.extend(partial(self._review, each) for each in self._units[name].waiting)
+        if self._wiring.bound[unit.spec.name]:
+            if present and not unit.is_present:
+                self._todo.append(partial(self._part_from, unit.spec.name))
+            if unit.is_ready and not ready:
+                self._todo.append(partial(self._rejoin, unit.spec.name))
         if leaving != (unit.tally.leaving > 0):
             self._tell_held_back(unit, 1 if unit.tally.leaving else -1)
 
@@ -532,22 +467,19 @@ class Fleet:
             if not dependant.blockers:
                 self._todo.extend(partial(self._review, each) for each in dependant.waiting)
 
-    def _blocks(self, name: str, dependant: str) -> bool:
-        unit = self._units[name]
-        return not (unit.is_ready if name in self._wiring.requires[dependant] else unit.is_settled)
-
     def _tell_held_back(self, unit: Unit, change: int) -> None:
         for other in self._wiring.before[unit.spec.name]:
             needed = self._units[other]
             needed.leaving_dependants += change
             if needed.leaving_dependants == 0:
                 self._todo.extend(partial(self._give_out, each) for each in needed.held)
-
-    # Queries.
-
-    def _status(self, instance: InstanceName) -> InstanceStatus:
-        unit = self._units[instance.unit]
-        return status_of(self._states[instance], unit.held.get(instance), self._wiring.in_order(unit.blockers))
+        for other in self._wiring.apart_from[unit.spec.name]:
+            follower = self._units[other]
+            if change > 0:
+                follower.obstacles.add(unit.spec.name)
+            else:
+                follower.obstacles.discard(unit.spec.name)
+                self._todo.extend(partial(self._review, each) for each in follower.waiting)
 
 
 def _exit_code(state: UnitState, event: UnitEvent) -> int:

@@ -55,6 +55,16 @@ def turned(before: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(others) for name, others in after.items()}
 
 
+def merged(*graphs: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    """The edges of all graphs, which have the same keys, each once."""
+    return {name: tuple(dict.fromkeys(other for edges in graphs for other in edges[name])) for name in graphs[0]}
+
+
+def both_ways(edges: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    """Each edge in both directions, once."""
+    return merged(edges, turned(edges))
+
+
 def closure(start: Iterable[str], edges: Mapping[str, Iterable[str]]) -> set[str]:
     """`start` and all that can be reached from it."""
     found = set(start)

@@ -1,4 +1,4 @@
-"""What a new configuration would do to each unit, before it is done: the plan that `reload` follows. Layer 2.
+"""What a new configuration would do to each unit, before it is done: the plan that `reload` follows. Layer 1.
 
 The schema's own table decides: `Live` in `unit_keys` says which keys need no restart. Where a unit stands in the files,
 and in which of them, is no difference.
@@ -8,7 +8,8 @@ and in which of them, is no difference.
   the unit is down.
 * A change that needs a restart restarts the instances that are wanted, also those that had failed. What is down by
   request stays down and has the change at its next start.
-* A restart also restarts what requires the unit and runs, or had failed.
+* A restart also restarts what requires the unit, or is part of it, and runs, or had failed.
+* A start stops what the unit conflicts with, and what depends on that.
 * A unit that names another one anew has that one started, when it is itself wanted.
 * A unit that becomes enabled is started. One that no longer is keeps running: `enabled` is about the next start of all.
 """
@@ -51,6 +52,7 @@ class Action(enum.Enum):
     RESTART = "restart"
     SCALE = "scale"
     START = "start"
+    STOP = "stop"
     CHANGE = "change"  # live, or while it is down
     UNTOUCHED = "untouched"
 
@@ -77,7 +79,7 @@ class UnitPlan:
     reason: str = ""  # empty when the keys say it
     keys: tuple[KeyChange, ...] = ()
     starts: tuple[InstanceName, ...] = ()
-    stops: tuple[InstanceName, ...] = ()  # and forgets
+    stops: tuple[InstanceName, ...] = ()  # and forgets, when the configuration does not have them any more
     restarts: tuple[InstanceName, ...] = ()
 
     @property
@@ -127,6 +129,7 @@ def plan(old: Configuration, new: Configuration, present: Mapping[InstanceName, 
     wiring = Wiring(new.units)
     _restart_dependants(drafts, wiring, present)
     _pull_in(drafts, wiring, old, present)
+    _make_way(drafts, wiring, present)
     kept = tuple(draft.finished() for draft in drafts.values())
     gone = tuple(
         UnitPlan(name, Action.REMOVE, "it is not in the configuration any more", stops=spec.instance_names)
@@ -185,7 +188,7 @@ def _restart_dependants(drafts: dict[str, _Draft], wiring: Wiring, present: Mapp
     """A unit that requires one that is restarted is restarted with it, as by the command."""
     concerned = SERVING | {SubState.FAILED}
     for name in [name for name, draft in drafts.items() if draft.restarts]:
-        for other in graph.closure(wiring.required_by[name], wiring.required_by):
+        for other in graph.closure(wiring.restarted_with[name], wiring.restarted_with):
             draft = drafts[other]
             if not draft.restarts:
                 draft.restarts += [
@@ -195,7 +198,7 @@ def _restart_dependants(drafts: dict[str, _Draft], wiring: Wiring, present: Mapp
                 ]
                 if draft.restarts:
                     draft.action = Action.RESTART
-                    draft.reason = f"it requires {name}, which is restarted"
+                    draft.reason = f"it {wiring.tie(other, name)} {name}, which is restarted"
 
 
 def _pull_in(
@@ -206,7 +209,7 @@ def _pull_in(
         before = old.units.get(name)
         named = set(wiring.pulls_in[name])
         if before is not None and drafts[name].action is not Action.START:
-            named -= {edge.unit for edge in (*before.requires, *before.wants)}
+            named -= set(before.needed)
             if not any(present[instance].wanted for instance in before.instance_names):
                 continue
         elif not drafts[name].starts:
@@ -226,6 +229,24 @@ def _need(draft: _Draft, by: str, present: Mapping[InstanceName, Present]) -> No
         draft.reason = f"{by} needs it"
         if draft.action in {Action.UNTOUCHED, Action.CHANGE}:
             draft.action = Action.START
+
+
+def _make_way(drafts: dict[str, _Draft], wiring: Wiring, present: Mapping[InstanceName, Present]) -> None:
+    """Stops what units that are started conflict with, as by the command."""
+    for name in [name for name, draft in drafts.items() if draft.starts]:
+        for other in wiring.conflicts[name]:
+            _halt(drafts[other], f"it conflicts with {name}, which is started", present)
+            if drafts[other].action is Action.STOP:
+                for third in graph.closure(wiring.restarted_with[other], wiring.restarted_with):
+                    _halt(drafts[third], f"it {wiring.tie(third, other)} {other}, which is stopped", present)
+
+
+def _halt(draft: _Draft, reason: str, present: Mapping[InstanceName, Present]) -> None:
+    wanted = [each for each in draft.spec.instance_names if (is_now := present.get(each)) and is_now.wanted]
+    if wanted and not draft.starts and draft.action is not Action.STOP:
+        draft.action, draft.reason = Action.STOP, reason
+        draft.stops += wanted
+        draft.restarts.clear()
 
 
 def _differences(keys: Iterable[str], old: Any, new: Any) -> tuple[KeyChange, ...]:

@@ -4,6 +4,9 @@ Instants are of the monotonic clock, which goes on over the end of a process but
 of another boot is of no use, and neither are the pids in it. Incarnations are kept, the story of an instance is not.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import msgspec
 
 from parsupd.core.events import DependencyFailed, RestartOrder, StopOrder
@@ -14,7 +17,12 @@ FORMAT = 1
 """Raised when bytes of an older parsupd cannot be read any more; those are then as good as none."""
 
 Held = StopOrder | RestartOrder | DependencyFailed
-HELD: dict[str, type[Held]] = {"stop": StopOrder, "restart": RestartOrder, "dependency": DependencyFailed}
+HELD: dict[str, Callable[[str], Held]] = {
+    "stop": StopOrder,
+    "restart": RestartOrder,
+    "follow": partial(RestartOrder, fresh=False),
+    "dependency": DependencyFailed,
+}
 """Names of the orders that dependants can hold back."""
 
 
@@ -123,7 +131,7 @@ def held_of(record: InstanceRecord) -> Held | None:
 
 
 def _name_of(order: Held) -> str:
-    return next(name for name, kind in HELD.items() if type(order) is kind)
+    return next(name for name, make in HELD.items() if make(order.reason) == order)
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -1,4 +1,4 @@
-"""What `status`, `list` and `why` show of one instance. Layer 2."""
+"""What `status`, `list` and `why` show of one instance. Layer 1."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Why:
 
 
 def status_of(state: UnitState, held: StopLike | None, blockers: Collection[str]) -> InstanceStatus:
-    """The status of an instance whose end is held back by `held`, and whose unit waits for the units `blockers`."""
+    """The status of an instance whose end is held back by `held`, and whose unit waits for `blockers`, in words."""
     reason = state.reason
     if state.sub_state is SubState.WAITING and blockers:
         reason = f"{reason}; waits for {', '.join(blockers)}"

@@ -1,4 +1,4 @@
-"""One unit of the fleet, and what its instances add up to. Layer 1.
+"""One unit of the fleet, and what its instances add up to. Layer 0.
 
 The tallies let the work for one event be bounded by the number of units that are concerned, not of instances: only a
 change of what a tally means (ready, settled, leaving) reaches other units.
@@ -42,6 +42,7 @@ class Unit:
     waiting: dict[InstanceName, None] = field(default_factory=dict)  # ordered set
     held: dict[InstanceName, StopLike] = field(default_factory=dict)  # orders that dependants hold back
     leaving_dependants: int = 0  # units that must be down before an order is given out
+    obstacles: set[str] = field(default_factory=set)  # units that must be down before any instance may start
 
     @property
     def all_instances(self) -> tuple[InstanceName, ...]:
@@ -54,6 +55,11 @@ class Unit:
     @property
     def is_settled(self) -> bool:
         return self.tally.unsettled == 0
+
+    @property
+    def is_present(self) -> bool:
+        """Whether it is there for those that are bound to it: one of several instances may be missing."""
+        return self.tally.ready > 0 or self.is_ready
 
     @property
     def is_hopeless(self) -> bool:

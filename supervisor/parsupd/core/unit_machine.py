@@ -150,8 +150,10 @@ def _without_run(state: UnitState) -> UnitState:
     return replace(state, run=None, spec=state.next_spec or state.spec, next_spec=None)
 
 
-def _fresh(state: UnitState) -> UnitState:
-    """Forgets what earlier failures led to, because somebody asked for a start."""
+def _fresh(state: UnitState, event: Order) -> UnitState:
+    """Forgets what earlier failures led to, because somebody asked for a start; for others' sake it is no start."""
+    if isinstance(event, RestartOrder) and not event.fresh:
+        return replace(state, target=Target.UP, restarts=state.restarts + 1, starts=state.starts[:-1])
     return replace(state, target=Target.UP, restarts=0, restarts_in_row=0, starts=())
 
 
@@ -159,7 +161,7 @@ def _fresh(state: UnitState) -> UnitState:
 
 
 def _begin(state: UnitState, event: Order, now: float) -> Step:
-    return _move(_fresh(state), SubState.WAITING, now, event.reason)
+    return _move(_fresh(state, event), SubState.WAITING, now, event.reason)
 
 
 def _spawn(state: UnitState, event: DependenciesReady, now: float) -> Step:
@@ -208,7 +210,7 @@ def _ended_by(state: UnitState, event: Order) -> UnitState:
         case StopOrder():
             state = replace(state, target=Target.DOWN)
         case StartOrder() | RestartOrder():
-            state = _fresh(state)
+            state = _fresh(state, event)
         case DependencyFailed() if state.target is Target.DOWN:
             return state
     ending = Ending.DEPENDENCY if isinstance(event, DependencyFailed) else Ending.REQUEST

@@ -25,7 +25,9 @@ from parsupd.core.units import (
 )
 
 DEFAULT_INCLUDE = ("units.d/*.toml",)
-DEPENDENCY_KEYS = ("requires", "wants", "after")
+DEPENDENCY_KEYS = ("requires", "binds_to", "wants", "after")
+NAME_KEYS = ("part_of", "conflicts")
+ORDER_KEYS = (*DEPENDENCY_KEYS, "part_of")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +228,9 @@ def _read_unit(file: _File, name: str, table: Any, found: _Found) -> None:
     values = _values(file, where, table, UNIT_KEYS)
     if isinstance(table, dict):
         _check_type(file, where, table, values)
-    found.edges[name] = {key: values.get(key, ()) for key in DEPENDENCY_KEYS}
+    found.edges[name] = {key: values.get(key, ()) for key in DEPENDENCY_KEYS} | {
+        key: tuple(map(Dependency, values.get(key, ()))) for key in NAME_KEYS
+    }
     if len(file.problems) == before:
         _fill_in(file, values)
         fields = {field_of(key): value for key, value in values.items()}
@@ -294,16 +298,46 @@ def _check_dependencies(found: _Found) -> None:
     """Complains about names that no file has, about conditions that do not fit, and about a cycle."""
     before: dict[str, list[str]] = {}
     for name, edges in found.edges.items():
-        before[name] = [edge.unit for key in DEPENDENCY_KEYS for edge in edges[key]]
-        for key in DEPENDENCY_KEYS:
-            for index, edge in enumerate(edges[key]):
+        before[name] = [edge.unit for key in ORDER_KEYS for edge in edges[key]]
+        for key, named in edges.items():
+            for index, edge in enumerate(named):
                 message = _bad_edge(found, edge)
+                if key == "conflicts" and edge.unit == name:
+                    message = "a unit cannot conflict with itself"
                 if message:
                     found.files[name].complain(("unit", name, key), message, f"[{index}]")
     cycle = graph.find_cycle(before)
     if cycle:
         message = f"units wait for each other in a cycle: {' -> '.join(cycle)}"
         found.files[cycle[0]].complain(("unit", cycle[0]), message)
+    _check_conflicts(found)
+
+
+def _check_conflicts(found: _Found) -> None:
+    """Complains about conflicts of units that are both started with parsupd, or that one unit needs both."""
+    needed = {name: [other for other in spec.needed if other in found.units] for name, spec in found.units.items()}
+    needed_by = graph.turned(needed)
+    for name, spec in found.units.items():
+        for index, other in enumerate(spec.conflicts):
+            if other == name or other not in found.units:
+                continue
+            one, two = (graph.closure([each], needed_by) for each in (name, other))
+            both = next((each for each in found.units if each in one and each in two), None)
+            first, second = (
+                next((each for each in found.units if each in some and found.units[each].enabled), None)
+                for some in (one, two)
+            )
+            message = ""
+            if both is not None:
+                message = f"{both} needs {name} and {other}, and they conflict"
+                if both in {name, other}:
+                    message = f"{both} needs {other if both == name else name}, with which it conflicts"
+            elif first is not None and second is not None:
+                message = f"{name} and {other} conflict, and both are started with parsupd"
+                through = [f"{one} for {by}" for one, by in ((name, first), (other, second)) if one != by]
+                message += f" ({', '.join(through)})" if through else ""
+            if message:
+                found.files[name].complain(("unit", name, "conflicts"), message, f"[{index}]")
 
 
 def _bad_edge(found: _Found, edge: Dependency) -> str:

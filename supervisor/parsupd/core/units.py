@@ -227,7 +227,7 @@ class ListenAddress(NamedTuple):
 
 
 class Dependency(NamedTuple):
-    """One entry of requires, wants or after; `completed` when written `unit:completed`.
+    """One entry of requires, binds_to, wants or after; `completed` when written `unit:completed`.
 
     For a oneshot, ready and completed are the same; the suffix says so in the file and is refused on other types.
     """
@@ -254,6 +254,9 @@ class UnitSpec:
     requires: tuple[Dependency, ...] = ()
     wants: tuple[Dependency, ...] = ()
     after: tuple[Dependency, ...] = ()
+    binds_to: tuple[Dependency, ...] = ()
+    part_of: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
     restart: RestartPolicy = RestartPolicy.ON_FAILURE
     restart_s: float = 0.1
     restart_steps: int = 5
@@ -275,7 +278,13 @@ class UnitSpec:
     @property
     def order(self) -> tuple[str, ...]:
         """Names of all units that are started before this one and stopped after it, each once."""
-        return tuple(dict.fromkeys(edge.unit for edge in (*self.requires, *self.wants, *self.after)))
+        named = (edge.unit for edge in (*self.requires, *self.binds_to, *self.wants, *self.after))
+        return tuple(dict.fromkeys((*named, *self.part_of)))
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Names of the units that are started with this one, each once."""
+        return tuple(dict.fromkeys(edge.unit for edge in (*self.requires, *self.binds_to, *self.wants)))
 
     @property
     def instance_names(self) -> tuple[InstanceName, ...]:
