@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from parsupd.ctl import acting, calling, changing, inspecting, logs, reading, top, watching
+from parsupd.ctl import acting, calling, changing, importing, inspecting, logs, reading, top, watching
 from parsupd.ctl.client import INTERRUPTED, Failure, Options
 from workerlib import __version__
 
@@ -82,6 +82,7 @@ for _command in (
     reading.names,
     acting.wait,
     acting.shutdown,
+    importing.import_,
     reading.info,
     completion,
 ):
