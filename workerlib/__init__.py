@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         HandshakeError,
         ItemError,
         MapError,
+        NotTrusted,
         ProtocolError,
         RemoteError,
         ResultError,
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from workerlib.runtime import Master
     from workerlib.servant import Session, current_session
     from workerlib.shell.journal import get_logger
+    from workerlib.shell.pickling import Pickled
     from workerlib.shell.progress_bar import ProgressBar
     from workerlib.shell.recent_log import LogRecord
     from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings, ShutdownOn, one_way, pipe, rpc
@@ -82,8 +84,8 @@ _HOMES = {
     "workerlib.core.mapping": ("Progress",),
     "workerlib.errors": (
         "ArgumentError", "ConnectionLost", "FunctionsDiffer", "HandshakeError", "ItemError", "MapError",
-        "ProtocolError", "RemoteError", "ResultError", "SpawnError", "Stage", "StreamAborted", "StreamOverflow",
-        "UnknownFunction", "UsageError", "WorkerlibError",
+        "NotTrusted", "ProtocolError", "RemoteError", "ResultError", "SpawnError", "Stage", "StreamAborted",
+        "StreamOverflow", "UnknownFunction", "UsageError", "WorkerlibError",
     ),
     "workerlib.kinds": (
         "StatePipe", "state", "DirectCall", "DirectPipe", "DirectWriter", "ReverseDirectPipe", "ReversePipe",
@@ -98,6 +100,7 @@ _HOMES = {
     "workerlib.runtime": ("Master",),
     "workerlib.servant": ("Session", "current_session"),
     "workerlib.shell.journal": ("get_logger",),
+    "workerlib.shell.pickling": ("Pickled",),
     "workerlib.shell.progress_bar": ("ProgressBar",),
     "workerlib.spec": (
         "Function", "Kind", "OneWay", "Pipe", "Rpc", "RpcSettings", "ShutdownOn", "one_way", "pipe", "rpc",
@@ -108,14 +111,15 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ArgumentError", "BrokenWorkers", "Config", "Connection", "ConnectionLost", "DaemonizeError", "DirectCall",
-    "DirectPipe", "DirectWriter", "Executor", "Function", "FunctionsDiffer", "Group", "Handle", "HandshakeError",
-    "ItemError", "Kind", "LogRecord", "Managed", "MapError", "MapWorker", "Master", "OneWay", "Pipe", "Process",
-    "Progress", "ProgressBar", "ProtocolError", "Redirect", "ReduceWorker", "RemoteError", "ResultError", "Results",
-    "ReverseDirectPipe", "ReversePipe", "Rpc", "RpcSettings", "Served", "Session", "ShutdownOn", "SpawnError",
-    "Stage", "State", "StatePipe", "Stream", "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError",
-    "WhenLost", "Worker", "WorkerInfo", "WorkerlibError", "__version__", "connect", "current_session", "direct_pipe",
-    "find_map", "find_units", "get_logger", "map", "map_reduce", "map_reduce_commutative", "map_unordered",
-    "one_way", "pipe", "reverse_direct_pipe", "reverse_pipe", "rpc", "start_app", "state",
+    "DirectPipe", "DirectWriter", "Executor", "Function", "FunctionsDiffer", "Group", "Handle",
+    "HandshakeError", "ItemError", "Kind", "LogRecord", "Managed", "MapError", "MapWorker", "Master",
+    "NotTrusted", "OneWay", "Pickled", "Pipe", "Process", "Progress", "ProgressBar", "ProtocolError",
+    "Redirect", "ReduceWorker", "RemoteError", "ResultError", "Results", "ReverseDirectPipe", "ReversePipe",
+    "Rpc", "RpcSettings", "Served", "Session", "ShutdownOn", "SpawnError", "Stage", "State", "StatePipe",
+    "Stream", "StreamAborted", "StreamOverflow", "UnknownFunction", "UsageError", "WhenLost", "Worker",
+    "WorkerInfo", "WorkerlibError", "__version__", "connect", "current_session", "direct_pipe", "find_map",
+    "find_units", "get_logger", "map", "map_reduce", "map_reduce_commutative", "map_unordered", "one_way",
+    "pipe", "reverse_direct_pipe", "reverse_pipe", "rpc", "start_app", "state",
 ]  # fmt: skip
 
 

@@ -50,6 +50,7 @@ from workerlib.outflow import Updates
 from workerlib.shell.blocking_socket import SOON_S, BlockingSocket, now, open_socket
 from workerlib.shell.compression import inflate
 from workerlib.shell.environment import effective_settings
+from workerlib.shell.pickling import why_not_trusted
 from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings, functions_of
 
 if TYPE_CHECKING:
@@ -252,10 +253,14 @@ class Connection:
         """
         outgoing = self._outgoing.get(function)
         if outgoing is None:
-            outgoing = prepare(function, self._outgoing, self._offer, self.uri)
+            outgoing = prepare(function, self._outgoing, self._offer, self.uri, self._why_not_trusted)
         if outgoing.sends_items:
             return self._send_items(args, lambda args: outgoing.payload(args, kwargs), outgoing, outgoing.name)
         return self._dispatch(function.kind, outgoing.payload(args, kwargs), outgoing, function.qualified_name)
+
+    def _why_not_trusted(self) -> str | None:
+        uid = self._socket.peer_uid() if self._socket is not None else None
+        return why_not_trusted(uid, str(self.uri.location))
 
     def call(self, name: str, *args: Any, target: str | None = None, **kwargs: Any) -> Any:
         """The same by name, without types: values are plain data. For tools; programs use `run`.
@@ -390,8 +395,9 @@ class Connection:
         seq, data = self._session.call_with_items(payload)
         call = self._calls[seq] = self._feeds[seq] = _Call(seq, name, outgoing)
         self._out.append(memoryview(data))
+        form = outgoing.item_form if outgoing is not None else None
         try:
-            self._feed(call, Updates(_Port(self._out), self._session, seq, name), source)
+            self._feed(call, Updates(_Port(self._out), self._session, seq, name, form=form), source)
             return read_result(self.next_frame(call), outgoing, name)
         except ProtocolError as error:
             self.fail(error)

@@ -49,8 +49,9 @@ from workerlib.feeding import CallWriter, Feed, SourceFeed, as_source
 from workerlib.kinds import DirectCall, DirectPipe, ReverseDirectPipe, ReversePipe, StatePipe
 from workerlib.outflow import Updates
 from workerlib.shell.compression import inflate
+from workerlib.shell.pickling import why_not_trusted
 from workerlib.shell.recent_log import LogRecord
-from workerlib.shell.transport import Wire, open_connection
+from workerlib.shell.transport import Peer, Wire, open_connection
 from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings
 from workerlib.streams import StateStream, Stream
 
@@ -191,10 +192,14 @@ class Connection:
         """
         outgoing = self._outgoing.get(function)
         if outgoing is None:
-            outgoing = prepare(function, self._outgoing, self._offer, self.uri)
+            outgoing = prepare(function, self._outgoing, self._offer, self.uri, self._why_not_trusted)
         if outgoing.sends_items:
             return self._feed(outgoing.kind, args, functools.partial(outgoing.payload, kwargs=kwargs), outgoing)
         return self._dispatch(outgoing.kind, outgoing.payload(args, kwargs), outgoing, outgoing.name)
+
+    def _why_not_trusted(self) -> str | None:
+        peer = self._wire.peer if self._wire is not None else Peer("nobody")
+        return why_not_trusted(peer.uid, peer.address)
 
     def call(self, name: str, *args: Any, target: str | None = None, **kwargs: Any) -> Any:
         """The same by name, without types: values are plain data. For tools; programs use `run`.
@@ -235,7 +240,8 @@ class Connection:
         self._replies[seq] = future, outgoing, name
         future.add_done_callback(functools.partial(self._on_done, seq))
         wire.write(data)
-        updates = Updates(wire, self._session, seq, name, functools.partial(self._feeds.pop, seq, None))
+        form = outgoing.item_form if outgoing is not None else None
+        updates = Updates(wire, self._session, seq, name, functools.partial(self._feeds.pop, seq, None), form)
         if source is not None:
             self._feeds[seq] = SourceFeed(wire, self._session, seq, updates, source, future)
             return future

@@ -58,6 +58,13 @@ class ResultError(WorkerlibError, TypeError):
     """A worker function returned a value that cannot be encoded; the text names the function and the type."""
 
 
+class NotTrusted(WorkerlibError):  # noqa: N818 - reads as what is wrong
+    """Pickled values are exchanged only on Unix sockets between processes of one user; the text says what this is.
+
+    Raised before anything is unpickled: by `run`, before anything is sent, and by the worker for every other client.
+    """
+
+
 class UnknownFunction(WorkerlibError, AttributeError):  # noqa: N818 - same
     """The worker has no function of that name; the text offers the nearest one."""
 

@@ -15,7 +15,7 @@ import msgspec
 from workerlib.common import Common
 from workerlib.connection import Connection, open_to
 from workerlib.core.config import CONTROL, MARKER, MAX_SIZE, WorkerConfig, decode_config
-from workerlib.core.payload import error_to_wire
+from workerlib.core.payload import Origin, error_to_wire
 from workerlib.core.uri import UnixLocation, parse_uri
 from workerlib.errors import ConnectionLost, HandshakeError, UsageError, WorkerlibError
 from workerlib.redirects import Redirect, Target
@@ -27,6 +27,7 @@ from workerlib.server import Server
 from workerlib.shell import journal
 from workerlib.shell.detach import daemonize_wait, stay_attached
 from workerlib.shell.environment import use_settings
+from workerlib.shell.pickling import why_not_trusted
 from workerlib.shell.recent_log import RecentLog
 from workerlib.spec import ShutdownOn, rpc
 from workerlib.worker import Worker, initialise
@@ -230,7 +231,9 @@ class Hosted:
         if self._initialising:
             raise WorkerlibError("this worker is initialised already")
         self._stop_being_patient()
-        await initialise(self._servant.worker, args, kwargs)
+        peer = current_session().peer
+        trusted = why_not_trusted(peer.uid, peer.address) is None
+        await initialise(self._servant.worker, args, kwargs, Origin.SAME_USER if trusted else Origin.ANYBODY)
         self._initialising = True
         self._server.servants[self._config.worker_id] = self._servant
         if self._config.shutdown_on is ShutdownOn.CONNECTION_CLOSED:

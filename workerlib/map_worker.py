@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
+from workerlib.core.forms import refuse_forms
 from workerlib.core.payload import (
     NO_ENCODING,
     NO_KEYWORDS,
@@ -87,6 +88,7 @@ def types_of(call: Callable[..., Any], *, skip: int = 0) -> CallTypes:
 
 def list_decoder(kind: Any, where: str) -> Callable[[bytes | msgspec.Raw], list[Any]]:
     """Decodes lists of this type. Raises UsageError for a type that cannot travel; `where` names it there."""
+    refuse_forms(kind, where)
     try:
         return msgspec.msgpack.Decoder(list[kind]).decode
     except (TypeError, NotImplementedError) as error:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from workerlib.core.client_session import ClientSession
+from workerlib.core.forms import Form, pack_items
 from workerlib.core.payload import NIL, NO_ENCODING, encode, encode_result, error_to_wire
 from workerlib.core.session import (
     ServerSession,
@@ -41,12 +42,14 @@ class Outflow:
         seq: int,
         where: str,
         over: Callable[[], object] = lambda: None,
+        form: Form | None = None,
     ) -> None:
         self._wire = wire
         self._session = session
         self._seq = seq
         self._where = where
         self._over = over
+        self._form = form
         self.batch = FIRST_BATCH
 
     def room(self) -> int:
@@ -84,6 +87,10 @@ class Outflow:
             self._wire.write(self._session.items(self._seq, payload, 1))
 
     def _encode(self, items: list[Any]) -> bytes:
+        try:
+            items = pack_items(self._form, items)
+        except TypeError as error:
+            raise ResultError(f"an item of {self._where} cannot be encoded: {error}") from error.__cause__
         return encode_result(self._where, items)
 
     def _refusal(self, text: str) -> Exception:
@@ -117,7 +124,7 @@ class Updates(Outflow):
 
     def _encode(self, items: list[Any]) -> bytes:
         try:
-            return encode(items)
+            return encode(pack_items(self._form, items))
         except NO_ENCODING as error:
             raise self._refusal(f"an item for {self._where} cannot be encoded: {error}") from None
 

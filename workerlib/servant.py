@@ -2,10 +2,12 @@
 
 import asyncio
 import contextvars
+import inspect
 from collections.abc import Callable
 from typing import Any
 
-from workerlib.core.payload import Items, Signature
+from workerlib.core.forms import form_of, same_user_only
+from workerlib.core.payload import Items, Signature, pack_result
 from workerlib.core.schema import fingerprint
 from workerlib.errors import UnknownFunction
 from workerlib.shell.transport import Peer
@@ -42,7 +44,10 @@ def current_session() -> Session:
 class Callee:
     """One function of one served object, ready to be called."""
 
-    __slots__ = ("calls", "function", "is_plain", "items", "kind", "method", "runs_on_loop", "signature", "where")
+    __slots__ = (
+        "calls", "function", "is_plain", "item_form", "items", "kind", "method", "result_form", "runs_on_loop",
+        "same_user_only", "signature", "where",
+    )  # fmt: skip
 
     def __init__(
         self, function: Function[..., Any], signature: Signature, method: Callable[..., Any], *, runs_on_loop: bool
@@ -50,13 +55,31 @@ class Callee:
         self.calls = 0  # that have come
         self.function = function
         self.signature = signature
-        self.method = method
         self.runs_on_loop = runs_on_loop
         self.kind = function.kind
+        types, where = function.types, function.qualified_name
+        yields = function.kind in {Kind.PIPE, Kind.DIRECT_PIPE}
+        self.result_form = None if yields else form_of(types.result, f"{where}, result")
+        self.item_form = form_of(types.result if yields else types.items, f"{where}, items")
+        """The form of the items that it gives, or takes."""
+        self.same_user_only = same_user_only(function)
+        packs = self.result_form is not None and function.kind is not Kind.STATE  # whose snapshot is one of two results
+        self.method = _packing(method, self.result_form, where) if packs else method
         self.items: Any = Items(function) if function.kind.sends_items else None
         """Decodes what the caller streams into the function, when it does."""
         self.is_plain = function.kind in {Kind.RPC, Kind.ONE_WAY}
         self.where = function.qualified_name
+
+
+def _packing(method: Callable[..., Any], form: Any, where: str) -> Callable[..., Any]:
+    """The same function, with its result as it travels."""
+    if inspect.iscoroutinefunction(method):
+
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            return pack_result(where, form, await method(*args, **kwargs))
+
+        return awaited
+    return lambda *args, **kwargs: pack_result(where, form, method(*args, **kwargs))
 
 
 class Servant:
@@ -66,7 +89,7 @@ class Servant:
         self.worker = worker
         self.callees: dict[str, Callee] = {}
         for name, function in functions_of(type(worker)).items():
-            signature = Signature(function.qualified_name, function.types.parameters)
+            signature = Signature(function.qualified_name, function.types.parameters, takes_forms=True)
             code_flags = function.call.__code__.co_flags if hasattr(function.call, "__code__") else 0
             on_loop = bool(code_flags & (_CO_COROUTINE | _CO_ASYNC_GENERATOR))
             self.callees[name] = Callee(

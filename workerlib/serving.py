@@ -23,13 +23,14 @@ from workerlib.core.payload import (
     error_to_wire,
 )
 from workerlib.core.session import DIALECT, CloseKind, Event, ServerSession, parse_dialect
-from workerlib.errors import ArgumentError, ProtocolError, ResultError, UnknownFunction, WorkerlibError
+from workerlib.errors import ArgumentError, NotTrusted, ProtocolError, ResultError, UnknownFunction, WorkerlibError
 from workerlib.outflow import format_error
 from workerlib.pump import StockStreams, StreamEnd
 from workerlib.servant import Callee, Servant, Session, session_variable
 from workerlib.shell import journal
 from workerlib.shell.compression import inflate
 from workerlib.shell.eager import EagerTask
+from workerlib.shell.pickling import why_not_trusted
 from workerlib.shell.transport import Peer, Wire
 from workerlib.spec import (
     Kind,
@@ -317,7 +318,7 @@ class ServerConnection:
                 hot.calls += 1
                 return hot, args, {}
         head: CallHead = decode_call_head(payload)
-        callee = self.server.find(head.object).find(head.method)
+        callee = self._find(head.object, head.method)
         if self.session.dialect:
             check_takes_items(frame, callee)
         args, kwargs = callee.signature.bind(head.args, head.kwargs)
@@ -325,6 +326,16 @@ class ServerConnection:
             self._hot_prefix, self._hot_callee = call_prefix(head.object, head.method), callee
             self._hot_end = frames.HEADER_SIZE + len(self._hot_prefix)
         return callee, args, kwargs
+
+    def _find(self, target: str, method: str) -> Callee:
+        """Raises UnknownFunction, and NotTrusted before any argument of the call is looked at."""
+        callee = self.server.find(target).find(method)
+        if callee.same_user_only:
+            peer = self.wire.peer
+            why = why_not_trusted(peer.uid, peer.address) if self.session.dialect else "a stock Pyro5 client has none"
+            if why is not None:
+                raise NotTrusted(f"{callee.where} takes or gives Pickled values: {why}")
+        return callee
 
     def _run(self, frame: Frame, callee: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not callee.is_plain or frame.flags & frames.ITEM_STREAM:
@@ -410,7 +421,7 @@ class ServerConnection:
             if frame.flags & frames.BATCH:
                 result: Any = await self._batch(target, args, one_way=bool(frame.flags & frames.ONE_WAY))
             else:
-                callee = self.server.find(target).find(method)
+                callee = self._find(target, method)
                 positional, named = callee.signature.bind_plain(args, kwargs)
                 if not callee.is_plain:
                     _check_wants_stream(frame, callee)
@@ -446,10 +457,9 @@ class ServerConnection:
     async def _batch(self, target: str, calls: Iterable[Any], *, one_way: bool) -> list[Any]:
         """Pyro5's batch: the calls in order, up to the first that fails; its error is the last result."""
         results: list[Any] = []
-        servant = self.server.find(target)
         for method, args, kwargs in calls:
             try:
-                callee = servant.find(method)
+                callee = self._find(target, method)
                 if not callee.is_plain:
                     raise ProtocolError(f"{callee.function.qualified_name} is a stream; a batch cannot hold one")
                 positional, named = callee.signature.bind_plain(args, kwargs or {})

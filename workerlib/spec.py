@@ -77,6 +77,11 @@ class Parameters(msgspec.Struct, frozen=True):
     required_keywords: frozenset[str] = frozenset()
     """Those of them that have no default."""
 
+    @property
+    def by_name(self) -> dict[str, Any]:
+        """The type of each."""
+        return dict(zip(self.names, self.types, strict=True))
+
 
 class FunctionTypes(msgspec.Struct, frozen=True):
     """The types of one function, read once from its annotations; an unannotated place is `Any`."""

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from workerlib.core import frames
 from workerlib.core.calling import read
+from workerlib.core.forms import Form
 from workerlib.core.frames import Frame
-from workerlib.core.payload import NIL, encode_result, error_from_wire
+from workerlib.core.payload import NIL, encode_result, error_from_wire, pack_result
 from workerlib.core.session import CloseKind, ServerSession
 from workerlib.errors import ArgumentError, ConnectionLost, ProtocolError, ResultError, StreamAborted, UsageError
 from workerlib.inflow import Incoming, Inflow
@@ -163,11 +164,12 @@ class StreamCalls:
             return False
         return True
 
-    def _outflow(self, seq: int, where: str) -> Outflow:
-        return Outflow(self._wire, self._session, seq, where, functools.partial(self._writers.pop, seq, None))
+    def _outflow(self, seq: int, where: str, form: Form | None = None) -> Outflow:
+        return Outflow(self._wire, self._session, seq, where, functools.partial(self._writers.pop, seq, None), form)
 
-    def _writer(self, seq: int, where: str) -> ItemWriter:
-        writer = ItemWriter(self._outflow(seq, where), where, self._server.settings.stream_buffer, self._wire)
+    def _writer(self, seq: int, callee: Callee) -> ItemWriter:
+        out = self._outflow(seq, callee.where, callee.item_form)
+        writer = ItemWriter(out, callee.where, self._server.settings.stream_buffer, self._wire)
         if self._writers.setdefault(seq, writer) is not writer:
             self._wire.close(CloseKind.PROTOCOL, f"two calls at a time with sequence number {seq}")
         return writer
@@ -181,7 +183,7 @@ class StreamCalls:
         """Sends items with the client's pace, up to the end, which it tells."""
         task = asyncio.current_task()
         assert task is not None, "runs as a task of its own"
-        out = Outflow(self._wire, self._session, seq, callee.where)
+        out = Outflow(self._wire, self._session, seq, callee.where, form=callee.item_form)
         pump = self._pumps[seq] = Pump(self._wire, self._session, seq, out, task.cancel)
         try:
             await pump.run(begin(pump.room))
@@ -199,6 +201,8 @@ class StreamCalls:
     async def _run_state(self, frame: Frame, callee: Callee, args: Arguments, kwargs: Named) -> None:
         try:
             snapshot, changes = _pair(callee.where, await callee.method(*args, **kwargs))
+            if callee.result_form is not None:
+                snapshot = pack_result(callee.where, callee.result_form, snapshot)
             payload = encode_result(callee.where, snapshot)
             if len(payload) > (most := self._server.settings.max_message_size):
                 raise ResultError(f"the snapshot of {callee.where} has {len(payload)} bytes; a message may have {most}")
@@ -215,7 +219,7 @@ class StreamCalls:
     async def _run_unhindered(self, frame: Frame, callee: Callee, args: Arguments, kwargs: Named) -> None:
         if not self._open(frame.seq):
             return
-        writer = self._writer(frame.seq, callee.where)
+        writer = self._writer(frame.seq, callee)
         writer.start()
         try:
             items = as_async(callee.method(*args, **kwargs), _threads(callee, self._server), lambda: BATCH)
@@ -237,7 +241,7 @@ class StreamCalls:
                 self._outflow(frame.seq, callee.where).abort("aborted by the caller")
 
     async def _run_direct(self, frame: Frame, callee: Callee, args: Arguments, kwargs: Named) -> None:
-        writer = self._writer(frame.seq, callee.where)
+        writer = self._writer(frame.seq, callee)
         try:
             await callee.method(writer, *args, **kwargs)
         except BaseException as error:

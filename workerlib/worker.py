@@ -10,7 +10,8 @@ import msgspec
 from workerlib.common import Common, WorkerInfo
 from workerlib.connection import NO_FUNCTIONS, Connection, open_to
 from workerlib.core.config import CONTROL
-from workerlib.core.payload import Signature
+from workerlib.core.forms import Packer
+from workerlib.core.payload import Origin, Signature
 from workerlib.core.uri import Location, UnixLocation, Uri, parse_uri
 from workerlib.errors import ConnectionLost, UsageError
 from workerlib.launchers.local import Launched
@@ -156,8 +157,22 @@ def offer(worker: object, name: str, server: Server) -> tuple[str, RecentLog]:
     return worker_id, recent
 
 
-async def initialise(worker: object, args: list[Any], kwargs: Mapping[str, Any]) -> None:
-    """Calls a worker's `init` with arguments checked against its types. Raises ArgumentError, or what `init` raises."""
+def packed_init(
+    worker: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The arguments of a worker's `init` as they travel to its process. Raises ArgumentError."""
+    init = getattr(worker, "init", None)
+    if init is None:
+        return args, kwargs
+    packer = Packer(f"{worker.__qualname__}.init", read_parameters(init, skip=1)[0])
+    return packer.pack(args, kwargs)
+
+
+async def initialise(worker: object, args: list[Any], kwargs: Mapping[str, Any], origin: Origin = Origin.HERE) -> None:
+    """Calls a worker's `init` with arguments checked against its types.
+
+    Raises ArgumentError, NotTrusted for Pickled ones whose `origin` is not the same user, or what `init` raises.
+    """
     init = getattr(worker, "init", None)
     what = f"{type(worker).__qualname__}.init"
     if init is None:
@@ -165,7 +180,7 @@ async def initialise(worker: object, args: list[Any], kwargs: Mapping[str, Any])
             raise UsageError(f"{what} is not defined, so the worker takes no init argument")
         return
     parameters, _ = read_parameters(init, skip=0)
-    positional, named = Signature(what, parameters).bind_plain(args, kwargs)
+    positional, named = Signature(what, parameters, takes_forms=True).bind_plain(args, kwargs, origin)
     await init(*positional, **named)
 
 
@@ -257,13 +272,14 @@ class Worker:
         Raises SpawnError when the worker does not come up; then no process of it is left. Raises UsageError for a
         class that another process cannot find.
         """
+        args, init = packed_init(cls, args, init or {})
         master = await current_master()
         record, connection = await master.spawn(
             SpawnOptions(
                 reference=reference_of(cls),
                 name=_name_of(cls, name),
                 args=args,
-                kwargs=init or {},
+                kwargs=init,
                 shutdown_on=shutdown_on,
                 stdout=redirect_stdout,
                 stderr=redirect_stderr,
@@ -345,13 +361,14 @@ class Worker:
         its pipes are closed, whether or not anybody waits for it. `shutdown_on` decides about its life as for `spawn`;
         a worker that outlives this process has nowhere to write to then.
         """
+        args, init = packed_init(cls, args, init or {})
         master = await current_master()
         record, connection, launched = await master.spawn_in_foreground(
             SpawnOptions(
                 reference=reference_of(cls),
                 name=_name_of(cls, name),
                 args=args,
-                kwargs=init or {},
+                kwargs=init,
                 shutdown_on=shutdown_on,
                 foreground=True,
                 cd=cd,

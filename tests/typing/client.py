@@ -2,7 +2,7 @@
 
 from typing import assert_type
 
-from job import Order, Price, Shop
+from job import Auditor, Order, Price, Shop
 
 import workerlib
 from workerlib import (
@@ -26,6 +26,13 @@ async def managed(one: Managed, many: Group) -> None:
     assert_type(await many.run(Shop.price, Order("tea")), Price)
     assert_type(await one.run(Shop.forget, "tea"), None)
     assert_type(await many.connection(), Connection)
+
+
+async def pickled(connection: Connection) -> None:
+    """A Pickled[T] is a T to callers, and something else is a mistake."""
+    assert_type(await connection.run(Shop.audit, Auditor(), deep=True), dict[str, Auditor])
+    assert_type(connection.run(Shop.auditors), Stream[Auditor])
+    await connection.run(Shop.audit, "Ann")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 async def calls(connection: Connection) -> None:

@@ -8,7 +8,7 @@ from typing import Any, assert_type
 import msgspec
 
 import workerlib
-from workerlib import DirectPipe, DirectWriter, OneWay, Pipe, ReverseDirectPipe, Rpc
+from workerlib import DirectPipe, DirectWriter, OneWay, Pickled, Pipe, ReverseDirectPipe, Rpc
 
 
 @dataclass
@@ -24,6 +24,12 @@ class Price(msgspec.Struct):
 
 class OutOfStockError(Exception):
     """An error of the job's own, which arrives at the caller as itself."""
+
+
+class Auditor:
+    """Something that only pickle can carry."""
+
+    name = "Ann"
 
 
 async def aiter_orders() -> AsyncIterator[Order]:
@@ -56,6 +62,14 @@ class Shop(workerlib.Worker):
     def sell_now(self, order: Order) -> int:
         self.sold += order.count
         return self.sold
+
+    @workerlib.rpc
+    async def audit(self, by: Pickled[Auditor], *, deep: bool = False) -> Pickled[dict[str, Auditor]]:
+        return {by.name: by}
+
+    @workerlib.pipe
+    async def auditors(self) -> AsyncIterator[Pickled[Auditor]]:
+        yield Auditor()
 
     @workerlib.one_way
     async def forget(self, item: str) -> None:

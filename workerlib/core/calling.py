@@ -26,6 +26,7 @@ from workerlib.errors import (
     ArgumentError,
     FunctionsDiffer,
     HandshakeError,
+    NotTrusted,
     ProtocolError,
     ResultError,
     StreamAborted,
@@ -76,16 +77,26 @@ def read_greeting(frame: Frame, uri: Uri) -> tuple[Mapping[str, Any], Offer]:
 
 
 def prepare(
-    function: Function[..., Any], known: dict[Function[..., Any], Outgoing], offer: Offer, uri: Uri
+    function: Function[..., Any],
+    known: dict[Function[..., Any], Outgoing],
+    offer: Offer,
+    uri: Uri,
+    why_not_trusted: Callable[[], str | None],
 ) -> Outgoing:
-    """What is needed to run a function, kept in `known` for the next time. Raises UsageError, FunctionsDiffer.
+    """What is needed to run a function, kept in `known` for the next time.
+
+    Raises UsageError, FunctionsDiffer, and NotTrusted when the function is for processes of the same user and the other
+    end is not known to be one.
 
     An adapted function is not kept, since it may be made for one call; what it was made from is.
     """
     origin: Function[..., Any] = function.origin or function
     if origin not in known:
         offer.check({origin.name: origin}, uri, all_needed=False)
-        known[origin] = Outgoing(origin, uri.target)
+        outgoing = Outgoing(origin, uri.target)
+        if outgoing.same_user_only and (why := why_not_trusted()) is not None:
+            raise NotTrusted(f"{outgoing.name} takes or gives Pickled values: {why}")
+        known[origin] = outgoing
     return known[origin] if origin is function else Outgoing(function, uri.target)
 
 

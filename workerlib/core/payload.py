@@ -6,6 +6,7 @@ with the path of the offending part. Values from Pyro5's other serializers come 
 """
 
 import builtins
+import enum
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -13,7 +14,8 @@ from typing import Any, cast
 import msgspec
 
 from workerlib import errors as own_errors
-from workerlib.errors import ArgumentError, ProtocolError, RemoteError, ResultError, UsageError
+from workerlib.core.forms import Form, Packer, form_of, forms_of, pack, refuse_forms, same_user_only, unpack
+from workerlib.errors import ArgumentError, NotTrusted, ProtocolError, RemoteError, ResultError, UsageError
 from workerlib.spec import Function, Kind, Parameters, nearest
 
 MSGPACK = 4
@@ -52,10 +54,21 @@ NO_ENCODING = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 def _decoder(kind: Any, where: str) -> Callable[[bytes | msgspec.Raw], Any]:
+    refuse_forms(kind, where)
     try:
         return msgspec.msgpack.Decoder(kind).decode
     except (TypeError, NotImplementedError) as error:
         raise UsageError(f"{where}: this type cannot travel between processes: {error}") from None
+
+
+class Origin(enum.Enum):
+    """Where plain data comes from, which is to be checked against types."""
+
+    HERE = "here"
+    """From this process: values are what they are."""
+    SAME_USER = "same user"
+    """From a process of this user, whom the kernel vouches for: values may be in a form of their own."""
+    ANYBODY = "anybody"
 
 
 _AT = re.compile(r"^(?P<text>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
@@ -72,13 +85,18 @@ def _located(error: Exception, names: Sequence[str]) -> str:
 
 
 class Signature:
-    """Decodes and checks the arguments of one callable. Made once for each function; raises UsageError then."""
+    """Decodes and checks the arguments of one callable. Made once for each function; raises UsageError then.
 
-    def __init__(self, where: str, parameters: Parameters) -> None:
+    Arguments in a form of their own are possible only where it `takes_forms`: whoever says that has asked who the
+    caller is before `bind` is called.
+    """
+
+    def __init__(self, where: str, parameters: Parameters, *, takes_forms: bool = False) -> None:
         self._where = where
         self._parameters = parameters
         self._names = tuple(name for name in parameters.names if name not in parameters.keyword_only)
-        by_name = dict(zip(parameters.names, parameters.types, strict=True))
+        self._forms = forms_of(where, parameters) if takes_forms else {}
+        by_name: dict[str, Any] = {**parameters.by_name, **dict.fromkeys(self._forms, Any)}
         self._types = by_name
         self._one = {name: _decoder(kind, f"{where}, argument {name}") for name, kind in by_name.items()}
         positional = tuple(by_name[name] for name in self._names)
@@ -86,7 +104,7 @@ class Signature:
             count: _decoder(tuple[positional[:count]], where)  # type: ignore[misc]  # a type made at run time
             for count in range(parameters.required, len(positional) + 1)
         }
-        self.exact = len(self._by_count) == 1 and not parameters.keyword_only
+        self.exact = len(self._by_count) == 1 and not parameters.keyword_only and not self._forms
         """Whether a call always has the same number of arguments, none by keyword only: the case that is made fast."""
         self.bind_exact = self._by_count[len(positional)]
         """Decodes all positional arguments; raises msgspec.MsgspecError. `bind` tells errors better."""
@@ -113,13 +131,38 @@ class Signature:
             raise
         except REFUSED as error:
             raise self._error(error) from None
-        return positional, {name: self._decode_one(name, raw) for name, raw in named.items()}
+        by_name = {name: self._decode_one(name, raw) for name, raw in named.items()}
+        if self._forms:
+            positional = tuple(
+                self._take_form(name, value, Origin.SAME_USER)
+                for name, value in zip(self._names, positional, strict=False)
+            )
+            by_name = {name: self._take_form(name, value, Origin.SAME_USER) for name, value in by_name.items()}
+        return positional, by_name
 
-    def bind_plain(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The same from plain data, as another serializer gave it. Raises ArgumentError."""
+    def bind_plain(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], origin: Origin = Origin.ANYBODY
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The same from plain data, as another serializer gave it. Raises ArgumentError, and NotTrusted."""
         self._check_names(len(args), kwargs)
-        positional = tuple(self._convert_one(name, value) for name, value in zip(self._names, args, strict=False))
-        return positional, {name: self._convert_one(name, value) for name, value in kwargs.items()}
+        positional = tuple(
+            self._convert_one(name, value, origin) for name, value in zip(self._names, args, strict=False)
+        )
+        return positional, {name: self._convert_one(name, value, origin) for name, value in kwargs.items()}
+
+    def _take_form(self, name: str, value: Any, origin: Origin) -> Any:
+        form = self._forms.get(name)
+        if form is None:
+            return value
+        if origin is Origin.ANYBODY and form.same_user_only:
+            raise NotTrusted(f"{self._where}: argument {name}: {form.name} is taken from workerlib's own clients only")
+        try:
+            if origin is not Origin.HERE:
+                return unpack(form, value)
+            form.check(value)
+        except TypeError as error:
+            raise ArgumentError(f"{self._where}: argument {name}: {error}") from error.__cause__
+        return value
 
     def _decode_one(self, name: str, raw: msgspec.Raw) -> Any:
         try:
@@ -127,7 +170,9 @@ class Signature:
         except REFUSED as error:
             raise self._error_at(name, error) from None
 
-    def _convert_one(self, name: str, value: Any) -> Any:
+    def _convert_one(self, name: str, value: Any, origin: Origin) -> Any:
+        if name in self._forms:
+            return self._take_form(name, value, origin)
         try:
             return msgspec.convert(value, self._types[name])
         except REFUSED as error:
@@ -160,6 +205,32 @@ class Signature:
         return ArgumentError(f"{self._where}: {_located(error, self._names)}")
 
 
+def _decoder_with_form(kind: Any, where: str) -> Callable[[bytes | msgspec.Raw], Any]:
+    form = form_of(kind, where)
+    if form is None:
+        return _decoder(kind, where)
+    decode_one = _decoder(Any, where)
+    return lambda data: unpack(form, decode_one(data))
+
+
+def _list_decoder_with_form(kind: Any, where: str) -> Callable[[bytes | msgspec.Raw], Any]:
+    form = form_of(kind, where)
+    if form is None:
+        return _decoder(list[kind], where)
+    decode_many = _decoder(list[Any], where)
+
+    def decode_and_unpack(data: bytes | msgspec.Raw) -> list[Any]:
+        found: list[Any] = []
+        for value in decode_many(data):
+            try:
+                found.append(unpack(form, value))
+            except TypeError as error:  # told where it is, as msgspec does
+                raise msgspec.ValidationError(f"{error} - at `$[{len(found)}]`") from error.__cause__
+        return found
+
+    return decode_and_unpack
+
+
 class Results:
     """Decodes what one function returned or yields, checked against its declared type."""
 
@@ -167,8 +238,8 @@ class Results:
         self._where = function.qualified_name
         types = function.types
         item = types.items if function.kind is Kind.STATE else types.result
-        self.one = _decoder(types.result, f"{self._where}, result")
-        self.many = _decoder(list[item], f"{self._where}, result")  # type: ignore[valid-type]  # made at run time
+        self.one = _decoder_with_form(types.result, f"{self._where}, result")
+        self.many = _list_decoder_with_form(item, f"{self._where}, result")
 
     def error(self, error: Exception) -> Exception:
         return ResultError(f"{self._where} returned something else than it declares: {error}")
@@ -213,8 +284,7 @@ class Items:
     def __init__(self, function: Function[..., Any]) -> None:
         self._where = function.qualified_name
         self.errors = function.errors
-        kind = function.types.items
-        self._decode = _decoder(list[kind], f"{self._where}, items")  # type: ignore[valid-type]  # made at run time
+        self._decode = _list_decoder_with_form(function.types.items, f"{self._where}, items")
 
     def decode(self, payload: bytes, before: int) -> list[Any]:
         """The items in one frame, after `before` others. Raises ArgumentError that says which one does not fit."""
@@ -236,6 +306,10 @@ class Outgoing:
         self.sends_items = function.kind.sends_items
         self.name = function.qualified_name
         self._prefix = call_prefix(target, function.name)
+        packer = Packer(self.name, function.types.parameters)
+        self._packer = packer if packer.forms else None
+        self.item_form = form_of(function.types.items, self.name) if self.sends_items else None
+        self.same_user_only = same_user_only(function)
         self._before = function.before
         self.results = Results(function) if function.after is None else AdaptedResults(function, function.after)
 
@@ -243,11 +317,21 @@ class Outgoing:
         """Raises ArgumentError when a value has no encoding; whether it fits the types, the worker checks."""
         if self._before is not None:
             args, kwargs = (self._before(*args, **kwargs),), {}
+        if self._packer is not None:
+            args, kwargs = self._packer.pack(args, kwargs)
         try:
             return self._prefix + encode(args) + (encode(kwargs) if kwargs else NO_KEYWORDS)
         except NO_ENCODING as error:
             where = self.function.qualified_name
             raise ArgumentError(f"{where}: an argument cannot travel between processes: {error}") from None
+
+
+def pack_result(where: str, form: Form, value: Any) -> msgspec.msgpack.Ext:
+    """A result as it travels. Raises ResultError when it has no form."""
+    try:
+        return pack(form, value)
+    except TypeError as error:
+        raise ResultError(f"the result of {where} cannot be encoded: {error}") from error.__cause__
 
 
 def encode_result(where: str, value: Any) -> bytes:

@@ -22,6 +22,7 @@ from typing import (
     is_typeddict,
 )
 
+from workerlib.core.forms import Mark
 from workerlib.spec import Function, Kind
 
 
@@ -29,6 +30,9 @@ def describe_type(kind: Any, within: tuple[Any, ...] = ()) -> str:
     """A type as text; a class that is being described already (`within`) by its name only."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
+        for mark in arguments[1:]:
+            if isinstance(mark, Mark):
+                return f"{mark}[{describe_type(arguments[0], within)}]"
         return f"{describe_type(arguments[0], within)} with {', '.join(map(repr, arguments[1:]))}"
     if origin in {Union, types.UnionType}:
         return " | ".join(sorted(describe_type(argument, within) for argument in arguments))

@@ -76,11 +76,20 @@ class BlockingSocket:
 
     def peer_pid(self) -> int | None:
         """The process at the other end, or None for TCP and for one that is invisible from here (another container)."""
+        credentials = self._credentials()
+        return credentials[0] or None if credentials is not None else None
+
+    def peer_uid(self) -> int | None:
+        """The user of the process at the other end when it listened, as the kernel knows it; None for TCP."""
+        credentials = self._credentials()
+        return credentials[1] if credentials is not None else None
+
+    def _credentials(self) -> tuple[int, int, int] | None:
         if self._sock.family != socket.AF_UNIX:
             return None
         size = struct.calcsize("3i")
-        pid: int = struct.unpack("3i", self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
-        return pid or None
+        pid, uid, gid = struct.unpack("3i", self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+        return pid, uid, gid
 
     def close(self) -> None:
         """Idempotent."""
