@@ -11,6 +11,7 @@ from typing import (
     Any,
     Concatenate,
     Generic,
+    Literal,
     ParamSpec,
     Protocol,
     Self,
@@ -391,6 +392,11 @@ class RpcSettings(msgspec.Struct, frozen=True):
     """How often a sign of life is asked for."""
     heartbeat_timeout_s: float = 30.0
     """A peer that was silent for so long is lost. Only peers that speak workerlib's dialect are asked."""
+    heartbeat_from: Literal["loop", "thread"] = "loop"
+    """Who gives this end's signs of life. "loop": its event loop, so that a computation that blocks it (in an `async
+    def`) for longer than the peer's timeout is taken for death. "thread": a thread besides, at each interval, so that
+    only a process that is stopped or dead is silent, and one whose computation holds the interpreter's lock. Not over
+    TLS. A plain `def` runs in a thread by itself and needs neither."""
     buffer_age_limit_s: float = 60.0
     """A peer that does not read what was sent to it for so long is cut off."""
     stream_window: int = 4096
@@ -401,6 +407,10 @@ class RpcSettings(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             value = getattr(self, name)
+            if name == "heartbeat_from":
+                if value not in {"loop", "thread"}:
+                    raise UsageError(f"RpcSettings.heartbeat_from must be 'loop' or 'thread', not {value!r}")
+                continue
             if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
                 raise UsageError(f"RpcSettings.{name} must be a positive number, not {value!r}")
 
@@ -408,7 +418,7 @@ class RpcSettings(msgspec.Struct, frozen=True):
 def parse_settings(text: str, base: RpcSettings, origin: str) -> RpcSettings:
     """Settings from `name=value,name=value` over `base`; `origin` is named in errors. Raises UsageError."""
     known = {name: type(default) for name, default in msgspec.structs.asdict(RpcSettings()).items()}
-    changes: dict[str, float] = {}
+    changes: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = (piece.strip() for piece in part.partition("="))
         if name not in known:
@@ -417,4 +427,4 @@ def parse_settings(text: str, base: RpcSettings, origin: str) -> RpcSettings:
             changes[name] = known[name](value)
         except ValueError:
             raise UsageError(f"{origin}: {name} must be a number, not {value!r}") from None
-    return msgspec.structs.replace(base, **cast("dict[str, Any]", changes))
+    return msgspec.structs.replace(base, **changes)

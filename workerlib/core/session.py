@@ -212,6 +212,11 @@ class SessionEnd:
 
     # Time
 
+    @property
+    def beats(self) -> bool:
+        """Whether both ends send each other signs of life."""
+        return self._heartbeat is not None and self.closed is None
+
     def tick(self, now: float) -> list[Event]:
         """Judges deadlines at `now`; call it at `deadline_at`, after all input that is there has been fed."""
         if self.closed is not None:

@@ -22,6 +22,7 @@ from workerlib.core.session import Closed, CloseKind, Event
 from workerlib.core.uri import Location, TcpLocation, UnixLocation, check_socket_path
 from workerlib.errors import ProtocolError, UsageError
 from workerlib.shell import journal
+from workerlib.shell.beating import Beat
 from workerlib.spec import RpcSettings
 
 BACKLOG = 512
@@ -48,6 +49,8 @@ class Machine(Protocol):
 
     @property
     def closed(self) -> Closed | None: ...
+    @property
+    def beats(self) -> bool: ...
     def receive(self, data: bytes, now: float) -> Sequence[Event]: ...
     def tick(self, now: float) -> Sequence[Event]: ...
     def hold(self, now: float) -> None: ...
@@ -92,6 +95,7 @@ class Wire(asyncio.Protocol):
         self._closing = False
         self._held = False
         self._gone: asyncio.Future[None] | None = None
+        self._beat: Beat | None = None
         self.peer = Peer("not connected")
         self.write: Callable[[bytes], object] = _discard
         """Writes without waiting; after the end of the connection it does nothing."""
@@ -101,6 +105,10 @@ class Wire(asyncio.Protocol):
         self._transport.set_write_buffer_limits(WRITE_HIGH_WATER)
         self.peer = identify_peer(self._transport)
         self.write = self._transport.write  # the hot path: no method of ours in between
+        settings = self.machine.settings
+        if settings.heartbeat_from == "thread" and transport.get_extra_info("ssl_object") is None:
+            self._beat = Beat(self._transport, lambda: self.machine.beats, settings.heartbeat_interval_s)
+            self.write = self._beat.write
         self._arm()
 
     def data_received(self, data: bytes) -> None:
@@ -217,6 +225,8 @@ class Wire(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         self.write = _discard
+        if self._beat is not None:
+            self._beat.close()
         self._release_writers()
         self._transport = None
         if self._gone is not None and not self._gone.done():

@@ -28,8 +28,9 @@ async def main(stage: str, argument: str) -> None:
             on_stderr=lambda _name, line: print(line, flush=True),
         )
         await master.spawn(options)
-    elif stage == "initialising":
-        await spawn(NeverInitialised, argument, shutdown_on=ShutdownOn.CONNECTION_CLOSED)
+    elif stage.startswith("initialising"):
+        life = stage.partition(":")[2] or "connection_closed"
+        await spawn(NeverInitialised, argument, shutdown_on=ShutdownOn(life))
     else:
         worker = await spawn(Sum, shutdown_on=ShutdownOn(stage))
         print("ready", getattr(worker, "uri", ""), flush=True)
