@@ -7,8 +7,10 @@ from parsupd.core import events as told
 from parsupd.core.fleet import Fleet
 from parsupd.core.recovery import Fate, Found, Verdict, judge, strays
 from parsupd.core.snapshot import InstanceRecord, Snapshot, held_of, state_of
+from parsupd.core.unitfile import ConfigurationError
 from parsupd.core.units import Configuration, InstanceName
 from parsupd.executor import Executor
+from parsupd.reloading import with_transients
 from parsupd.shell import leftovers
 
 
@@ -36,6 +38,10 @@ class Adoption:
         """
         if not self._records:
             return Fleet(current)
+        try:
+            current = with_transients(current, self._units)
+        except ConfigurationError as error:
+            self._log.warning("transients_not_kept", reason=str(error))  # they are stopped as what was removed
         scaled = {name: count for name, count in self._scaled.items() if name in current.units}
         units = {name: replace(current.units[name], instances=count) for name, count in scaled.items()}
         self._events.append(told.Reconfigure(Configuration(current.daemon, {**current.units, **units})))

@@ -24,6 +24,7 @@ from parsupd.core.units import SIGNAL_NAMES, ActiveState, InstanceName, SubState
 from parsupd.executor import Executor
 from parsupd.reloading import NotReloadedError, Reloader
 from parsupd.shell import leftovers
+from parsupd.transients import BadUnitError, Transients
 from workerlib import __version__, pipe, rpc
 
 UP = frozenset({SubState.RUNNING, SubState.EXITED})
@@ -35,8 +36,9 @@ AT_REST = frozenset({SubState.DEAD, SubState.FAILED})
 class Supervisor:
     """Serves one daemon's control functions."""
 
-    def __init__(self, executor: Executor, reloader: Reloader, runtime_dir: Path) -> None:
+    def __init__(self, executor: Executor, reloader: Reloader, transients: Transients, runtime_dir: Path) -> None:
         self._executor = executor
+        self._transients = transients
         self._reloader = reloader
         self._runtime_dir = runtime_dir
         self._started_at = time.time()
@@ -238,6 +240,44 @@ class Supervisor:
         return found
 
     @rpc
+    async def run(
+        self, name: str, keys: Info, folder: str = "/", wait: str = "ready", timeout_s: float | None = None
+    ) -> Info:
+        """Starts a unit that no file has, which lasts until it is stopped or has ended.
+
+        Args:
+            name: Its name; empty: one is made.
+            keys: As in a unit file.
+            folder: What relative paths are relative to.
+            wait: Until it is `ready`, or has failed; until its `end`; or `no`.
+            timeout_s: How long to wait at most; the unit goes on.
+
+        Returns:
+            unit, instances (their status), ended (as `why` has it; null as long as it runs), exit_status.
+
+        Raises ValueError for a unit that cannot be, RuntimeError while everything is being stopped, TimeoutError.
+        """
+        try:
+            spec = self._transients.add(name, keys, folder)
+        except (BadUnitError, NotReloadedError) as error:
+            raise ValueError(str(error)) from None
+        if wait == "end" and spec.instances != 1:
+            raise ValueError(f"{spec.name}: only the end of one instance can be waited for, not of {spec.instances}")
+        try:
+            async with asyncio.timeout(timeout_s):
+                while wait != "no":
+                    end = self._transients.end_of(spec.name)
+                    statuses = statuses_of(self._fleet, spec.name)
+                    if end is not None or not statuses:
+                        break
+                    if wait == "ready" and all(status.sub_state in UP | AT_REST for status in statuses):
+                        break
+                    await self._executor.changed()
+        except TimeoutError:
+            raise _late(self._fleet.status(spec.name), timeout_s) from None
+        return described.run(spec.name, statuses_of(self._fleet, spec.name), self._transients.end_of(spec.name), _wall)
+
+    @rpc
     async def shutdown(self, exit_code: int = 0) -> None:
         """Stops everything in reverse order; the daemon exits then. Returns at once."""
         self._command([told.ShutdownRequested("shutdown requested", exit_code)])
@@ -333,6 +373,11 @@ class Supervisor:
         if gone and not gone_is_done:
             raise RuntimeError(f"{', '.join(gone)}: removed from the configuration meanwhile")
         return [now for each in before if each.name not in gone for now in self._fleet.status(each.name)]
+
+
+def statuses_of(fleet: Fleet, name: str) -> list[InstanceStatus]:
+    """Of a unit that may have been removed meanwhile."""
+    return fleet.status(name) if name in fleet.specs else []
 
 
 def _concerns(entry: Entry, names: list[str] | None) -> bool:

@@ -25,6 +25,7 @@ from parsupd.shell.state_file import StateFile
 from parsupd.shell.terminal import has_terminal
 from parsupd.shell.unit_sockets import UnitSockets
 from parsupd.systemd import ServiceManager
+from parsupd.transients import Transients
 from workerlib import Master, RpcSettings, __version__
 from workerlib.core.uri import UnixLocation, Uri
 from workerlib.launchers.local import LocalLauncher
@@ -90,7 +91,8 @@ class Daemon:
             manager = ServiceManager(self.notifier, executor)
             server.add(nameserver.OBJECT, names)
             reloader = Reloader(executor, self.read, manager.reloading, self.log)
-            server.add(SUPERVISOR, Supervisor(executor, reloader, runtime))
+            transients = Transients(executor, reloader)
+            server.add(SUPERVISOR, Supervisor(executor, reloader, transients, runtime))
             for name in (nameserver.OBJECT, SUPERVISOR):
                 names.publish(name, str(Uri(name, socket)), ["kind:parsupd"])
             adoption.take_over(executor)
@@ -100,7 +102,9 @@ class Daemon:
             for name in early:
                 self._on_signal(name, executor, server, reloader)
             await adoption.finish(executor)
+            removing = asyncio.get_running_loop().create_task(transients.remove_ended())
             status = await executor.done
+            removing.cancel()
             if not executor.handed_over:
                 for pid in await children.end_strays(lambda pid: leftovers.carries(pid, token), within_s=2.0):
                     self.log.warning("stray_ended", pid=pid, reason="it had left its unit's process group")

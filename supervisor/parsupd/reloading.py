@@ -1,7 +1,7 @@
 """Reads the configuration again and has the fleet follow it: for the control object, and for SIGHUP."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,8 +10,8 @@ import msgspec
 from parsupd.core.events import Reconfigure, Scale
 from parsupd.core.fleet import ShuttingDownError
 from parsupd.core.plan import Plan
-from parsupd.core.unitfile import ConfigurationError
-from parsupd.core.units import Configuration
+from parsupd.core.unitfile import ConfigurationError, check_edges
+from parsupd.core.units import Configuration, UnitSpec
 from parsupd.executor import Executor
 from workerlib import UsageError
 
@@ -75,9 +75,21 @@ class Reloader:
         self._executor.note("scaled", instances=dict(numbers))
         return plan
 
+    def add(self, spec: UnitSpec) -> None:
+        """Adds a unit that no file has, and starts it. Raises NotReloadedError."""
+        now = self._executor.fleet.configuration
+        self._give(Reconfigure(Configuration(now.daemon, {**now.units, spec.name: spec})))
+
+    def drop(self, names: Collection[str]) -> None:
+        """Removes units that no file has. Raises NotReloadedError."""
+        now = self._executor.fleet.configuration
+        units = {name: spec for name, spec in now.units.items() if name not in names}
+        self._give(Reconfigure(Configuration(now.daemon, units)))
+
     def _parsed(self) -> Configuration:
+        """What the files say, and the units that no file has; where both have a name, the file goes first."""
         try:
-            return self._read()
+            return with_transients(self._read(), self._executor.fleet.configuration.units)
         except (UsageError, ConfigurationError) as error:
             raise NotReloadedError(f"{error}\nnothing was changed") from None
 
@@ -88,6 +100,17 @@ class Reloader:
             self._executor.feed(command)
         except ShuttingDownError as error:
             raise NotReloadedError(str(error)) from None
+
+
+def with_transients(read: Configuration, present: Mapping[str, UnitSpec]) -> Configuration:
+    """What was read, with those of the present units that no file has and that can stay.
+
+    Raises:
+        ConfigurationError: One of them depends on what is not there any more.
+    """
+    kept = {name: spec for name, spec in present.items() if spec.transient and name not in read.units}
+    check_edges({**read.units, **kept})
+    return Configuration(read.daemon, {**read.units, **kept})
 
 
 def _id(plan: Plan, configuration: Configuration) -> str:

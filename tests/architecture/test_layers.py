@@ -100,6 +100,7 @@ LAYERS = {
     "parsupd.systemd": 5,
     "parsupd.daemon": 5,
     "parsupd.reloading": 5,
+    "parsupd.transients": 5,
     "parsupd.control": 5,
     "parsupd.app": 6,
     "parsupd.install": 6,

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from parsupd.core.readers import BadValueError
 from parsupd.core.toml_lines import key_lines
 from parsupd.core.unit_keys import UNIT_KEYS
-from parsupd.core.unitfile import ConfigurationError, include_patterns, parse, parse_environment, resolve
+from parsupd.core.unitfile import (
+    ConfigurationError,
+    check_edges,
+    include_patterns,
+    parse,
+    parse_environment,
+    parse_one,
+    resolve,
+)
 from parsupd.core.units import (
     SIGNALS,
     Dependency,
@@ -157,9 +165,9 @@ def test_every_key_arrives() -> None:
 
 
 def test_keys_and_fields_are_the_same() -> None:
-    """Each key of the table has its field, and each field but name and source has its key."""
+    """Each key of the table has its field, and each field but name, source and transient has its key."""
     keys = {key.removesuffix("_sec") + "_s" if key.endswith("_sec") else key for key in UNIT_KEYS}
-    assert keys == {field.name for field in fields(UnitSpec)} - {"name", "source"}
+    assert keys == {field.name for field in fields(UnitSpec)} - {"name", "source", "transient"}
 
 
 def test_the_file_above_uses_every_key() -> None:
@@ -438,3 +446,28 @@ def test_a_reader_accepts_or_refuses_and_never_breaks(key: str, value: Any) -> N
     """Whatever TOML can hold: a reader raises BadValueError and nothing else."""
     with suppress(BadValueError):
         UNIT_KEYS[key](value)
+
+
+def test_one_unit_is_read_beside_others() -> None:
+    """As in a file: checked, with paths relative to the folder of its source, and with units that there are."""
+    others = parse([("/m.toml", '[unit.db]\ntype = "simple"\nexec = ["x"]')], "/m.toml").units
+    table = {"type": "simple", "exec": ["y"], "working_directory": "sub", "requires": ["db"]}
+    spec = parse_one("mine", table, "/home/ann/(run)", others)
+    assert (spec.name, spec.working_directory, spec.requires[0].unit) == ("mine", "/home/ann/sub", "db")
+    for wrong, said in (
+        ({"requires": ["dv"]}, "unit.mine.requires[0]: there is no unit 'dv'"),
+        ({"exce": []}, "unit.mine.exce: unknown key; did you mean 'exec'?"),
+        ({"requires": ["mine"]}, "units wait for each other in a cycle: mine -> mine"),
+    ):
+        with pytest.raises(ConfigurationError) as info:
+            parse_one("mine", {**table, **wrong}, "/home/ann/(run)", others)
+        assert said in str(info.value)
+
+
+def test_edges_are_checked_between_units_of_different_times() -> None:
+    """Whoever names a unit that has gone is told."""
+    text = '[unit.db]\ntype = "simple"\nexec = ["x"]\n[unit.web]\ntype = "simple"\nexec = ["x"]\nrequires = ["db"]'
+    units = parse([("/m.toml", text)], "/m.toml").units
+    check_edges(units)
+    with pytest.raises(ConfigurationError, match="there is no unit 'db'"):
+        check_edges({"web": units["web"]})

@@ -125,7 +125,7 @@ def test_show_prints_a_unit_file(running: Controlled, tmp_path: Path) -> None:
 def test_show_json_has_keys_defaults_and_instances(running: Controlled) -> None:
     """Stable names; what only other types have is not there."""
     found = json.loads(running.ctl("show", "adder", "--json").stdout)
-    assert list(found) == ["unit", "source", "keys", "defaults", "instances"]
+    assert list(found) == ["unit", "source", "transient", "keys", "defaults", "instances"]
     assert found["keys"]["worker"] == "workers:Sum"
     assert "exec" not in found["keys"]
     assert "restart" in found["defaults"]

@@ -84,9 +84,21 @@ def unit(spec: UnitSpec, statuses: Iterable[InstanceStatus], wall: Wall) -> Info
     return {
         "unit": spec.name,
         "source": spec.source,
+        "transient": spec.transient,
         "keys": {key: shown(key, value) for key, value in values.items()},
         "defaults": [key for key, value in values.items() if key != "type" and value == getattr(plain, field_of(key))],
         "instances": [instance(status, wall) for status in statuses],
+    }
+
+
+def run(name: str, statuses: Iterable[InstanceStatus], ended: Why | None, wall: Wall) -> Info:
+    """What came of a unit that was run."""
+    last = ended.incarnations[-1] if ended is not None and ended.incarnations else None
+    return {
+        "unit": name,
+        "instances": [instance(status, wall) for status in statuses],
+        "ended": None if ended is None else why(ended, wall),
+        "exit_status": None if ended is None else 1 if last is None else last.cause.exit_status,
     }
 
 

@@ -116,6 +116,50 @@ def parse(files: Sequence[tuple[str, str]], main: str) -> Configuration:
     return Configuration(found.daemon, found.units)
 
 
+def parse_one(name: str, table: Mapping[str, Any], source: str, others: Mapping[str, UnitSpec]) -> UnitSpec:
+    """Reads one unit that no file holds, beside `others` that there are.
+
+    Args:
+        name: Its name.
+        table: Its keys, as TOML has them.
+        source: What stands for a file: relative paths are relative to its folder.
+        others: The units that it may depend on.
+
+    Raises:
+        ConfigurationError: Something is wrong; it has all problems.
+    """
+    problems: list[Problem] = []
+    file = _File(source, {"unit": {name: table}}, {}, problems)
+    others = {other: spec for other, spec in others.items() if other != name}
+    found = _Found(dict(others), dict.fromkeys(others, file))
+    for other, spec in others.items():
+        found.edges[other] = edges_of(spec)
+    _read_unit(file, name, dict(table), found)
+    found.files[name] = file
+    _check_dependencies(found)
+    if problems:
+        raise ConfigurationError(problems)
+    return found.units[name]
+
+
+def edges_of(spec: UnitSpec) -> dict[str, tuple[Dependency, ...]]:
+    """All other units that a unit names, by key."""
+    return {key: getattr(spec, key) for key in DEPENDENCY_KEYS} | {
+        key: tuple(map(Dependency, getattr(spec, key))) for key in NAME_KEYS
+    }
+
+
+def check_edges(units: Mapping[str, UnitSpec]) -> None:
+    """Checks the dependencies of units that were read at different times. Raises ConfigurationError."""
+    problems: list[Problem] = []
+    found = _Found(dict(units), {name: _File(spec.source, {}, {}, problems) for name, spec in units.items()})
+    for name, spec in units.items():
+        found.edges[name] = edges_of(spec)
+    _check_dependencies(found)
+    if problems:
+        raise ConfigurationError(problems)
+
+
 def parse_environment(path: str, text: str) -> dict[str, str]:
     """Reads an environment file as systemd does: KEY=VALUE lines, `#` and `;` comments, quotes, backslash at line end.
 

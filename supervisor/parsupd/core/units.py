@@ -242,6 +242,7 @@ class UnitSpec:
 
     name: str
     source: str = ""  # path of the file that holds it
+    transient: bool = False  # no file holds it: it was made by a command, and lasts until it is stopped
     type: UnitType = UnitType.SIMPLE
     description: str = ""
     worker: str = ""  # module:Class, of type worker

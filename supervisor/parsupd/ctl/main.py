@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from parsupd.ctl import acting, calling, changing, importing, inspecting, logs, reading, top, watching
+from parsupd.ctl import acting, calling, changing, importing, inspecting, logs, reading, running, top, watching
 from parsupd.ctl.client import INTERRUPTED, Failure, Options
 from workerlib import __version__
 
@@ -67,6 +67,7 @@ for _command in (
     acting.start,
     acting.stop,
     acting.restart,
+    running.run,
     changing.plan,
     changing.apply,
     changing.reload,
