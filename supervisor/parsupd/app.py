@@ -1,6 +1,7 @@
 """parsupd, the daemon: reads the configuration, takes the lock, and runs until everything is down."""
 
 import errno
+import faulthandler
 import os
 import sys
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from parsupd.core.units import Configuration, DaemonSettings, LogFormat
 from parsupd.install import install, uninstall
 from parsupd.shell import leftovers
 from parsupd.shell.config_files import load
-from parsupd.shell.notify_socket import Notifier, inherited_fds
+from parsupd.shell.notify_socket import BARRIER_S, Notifier, inherited_fds
 from parsupd.shell.state_file import StateFile
 from parsupd.shell.store import Lock, runtime_dir, state_dir
 from workerlib import UsageError, __version__
@@ -86,6 +87,7 @@ def cli(
         click.echo(f"parsupd: {error}", err=True)
         number = error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL
         notifier.send(f"STATUS={error}", f"ERRNO={number}")
+        notifier.barrier(BARRIER_S)  # else it may be lost with this process
         sys.exit(1 if isinstance(error, OSError) else USAGE)
 
 
@@ -99,6 +101,7 @@ def _run(configuration: Configuration, options: Options, notifier: Notifier) -> 
     from parsupd.executor import Place  # noqa: PLC0415
     from parsupd.shell import journal  # noqa: PLC0415
 
+    faulthandler.enable()  # a watchdog's SIGABRT finds out where the loop was stuck
     daemon = configuration.daemon
     runtime = options.runtime(daemon)
     state = state_dir(options.state_dir, daemon.state_dir, os.environ, runtime)

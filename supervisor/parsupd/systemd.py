@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 from parsupd.core.summary import is_started, summary
 from parsupd.executor import Executor
-from parsupd.shell.notify_socket import Notifier
+from parsupd.shell.notify_socket import BARRIER_S, Notifier
 
 STATUS_EVERY_S = 0.1
 """Changes within this time are told in one message."""
 EXTENSION_S = 30.0
 """How long a start may stand still before the service manager gives it up; asked for anew while the loop lives."""
-BARRIER_S = 5.0
 
 
 class ServiceManager:
@@ -33,8 +32,11 @@ class ServiceManager:
                 self._beat(notifier.watchdog_s / 2)
 
     def _changed(self) -> None:
+        at_once = not self._ready or (self._executor.fleet.shutting_down and not self._ending)
+        if at_once:
+            self._stop_timer("status")
         if "status" not in self._timers:
-            self._timers["status"] = self._loop.call_later(0 if not self._ready else STATUS_EVERY_S, self._tell)
+            self._timers["status"] = self._loop.call_later(0 if at_once else STATUS_EVERY_S, self._tell)
 
     def _tell(self) -> None:
         """Says what is new, if anything is."""
@@ -76,7 +78,9 @@ class ServiceManager:
         for name in list(self._timers):
             self._stop_timer(name)
         if self._notifier.listens:
-            self._notifier.send("STOPPING=1")
+            self._tell()
+            if not self._ending:  # it hands over
+                self._notifier.send("STOPPING=1")
             self._notifier.barrier(BARRIER_S)
 
     def _stop_timer(self, name: str) -> None:

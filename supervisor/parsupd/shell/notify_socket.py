@@ -14,6 +14,8 @@ from collections.abc import Iterable, MutableMapping
 FIRST_FD = 3
 SEND_S = 1.0
 """How long a message may wait for room in the service manager's queue; then it is given up, not this process."""
+BARRIER_S = 5.0
+"""How long the end of a process waits for a service manager that is busy."""
 
 
 def inherited_fds(env: MutableMapping[str, str]) -> dict[str, int]:
@@ -53,7 +55,7 @@ class Notifier:
         """Whether there is a service manager that wants to know."""
         return bool(self._address)
 
-    def send(self, *lines: str, fds: Iterable[int] = ()) -> bool:
+    def send(self, *lines: str, fds: Iterable[int] = (), within_s: float = SEND_S) -> bool:
         """Sends assignments such as `READY=1` in one message; whether it arrived. Never raises for a lost manager."""
         if not self._address:
             return False
@@ -61,7 +63,7 @@ class Notifier:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)] if passed else []
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.settimeout(SEND_S)
+                sender.settimeout(within_s)
                 sender.connect(self._address)
                 sender.sendmsg(["\n".join(lines).encode(errors="backslashreplace")], ancillary)
         except OSError:
@@ -72,16 +74,17 @@ class Notifier:
         """A reload begins; it ends with READY=1."""
         self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
-    def store(self, name: str, fd: int) -> None:
+    def store(self, name: str, fd: int, *, within_s: float = SEND_S) -> None:
         """Has a descriptor kept over the end of this process: the next one finds it among its inherited ones.
 
-        Not polled: a listening socket or a file has nothing to say, and must stay whatever poll would tell of it.
+        Not polled: a listening socket or a file has nothing to say, the end of a process is what it is kept for, and
+        all must stay whatever poll would tell of them.
         """
-        self.send("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=[fd])
+        self.send("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", fds=[fd], within_s=within_s)
 
-    def unstore(self, name: str) -> None:
+    def unstore(self, name: str, *, within_s: float = SEND_S) -> None:
         """Has it forgotten."""
-        self.send("FDSTOREREMOVE=1", f"FDNAME={name}")
+        self.send("FDSTOREREMOVE=1", f"FDNAME={name}", within_s=within_s)
 
     def barrier(self, within_s: float) -> bool:
         """Waits until all messages before have been taken; blocks for `within_s` seconds at most."""
