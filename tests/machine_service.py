@@ -38,7 +38,10 @@ class Service:
             shown = self.machine.show(SERVICE, "ActiveState", "StatusText")
             return shown["ActiveState"] == "active" and status in shown["StatusText"]
 
-        self.machine.wait_until(there, within_s=30, what=f"active, {status!r}: {self.show('StatusText')}")
+        try:
+            self.machine.wait_until(there, within_s=30, what=f"active, {status!r}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.machine.show(SERVICE, 'ActiveState', 'StatusText')}") from None
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from parsupd.reloading import NotReloadedError, Reloader
 from parsupd.shell import leftovers, nameserver
 from parsupd.shell.children import Children
 from parsupd.shell.journal_stream import JournalStreams
+from parsupd.shell.kept_processes import KeptProcesses
 from parsupd.shell.notify_socket import Notifier
 from parsupd.shell.state_file import StateFile
 from parsupd.shell.terminal import has_terminal
@@ -85,8 +86,9 @@ class Daemon:
             master = Master(server, Uri(MASTER, socket), workers, launcher=LocalLauncher(children.watch))
             fleet = adoption.fleet(self.configuration)
             sockets = UnitSockets(self.notifier, self.inherited)
+            kept = KeptProcesses(self.notifier, self.inherited)
             streams = JournalStreams(self.log) if self.to_journal else None
-            doors = Doors(children, names, master, sockets, streams)
+            doors = Doors(children, kept, names, master, sockets, streams)
             executor = Executor(fleet, doors, recorder, self.place, self.log)
             manager = ServiceManager(self.notifier, executor)
             server.add(nameserver.OBJECT, names)
@@ -96,6 +98,7 @@ class Daemon:
             for name in (nameserver.OBJECT, SUPERVISOR):
                 names.publish(name, str(Uri(name, socket)), ["kind:parsupd"])
             adoption.take_over(executor)
+            kept.drop_the_rest()
             ours = await self._listen(server, socket)
             executor.note("started", version=__version__, pid=os.getpid(), socket=socket.path)
             self._follow_signals(lambda name: self._on_signal(name, executor, server, reloader))
@@ -161,8 +164,12 @@ class Daemon:
         whether the socket's file is ours to remove.
         """
         kept = self.inherited.get(CONTROL_FD)
-        sock = bind_unix(location.path) if kept is None else inherit_unix(kept)
-        if kept is None:
+        sock = None if kept is None else inherit_unix(kept, location.path)
+        ours = sock is None
+        if sock is None:
+            # None was kept, or its file has gone: by a stop that became a restart, or by somebody who tidied up.
+            sock = bind_unix(location.path)
+            self.notifier.unstore(CONTROL_FD)
             self.notifier.store(CONTROL_FD, sock.fileno())
         await server.listen(location, sock=sock)
-        return kept is None
+        return ours

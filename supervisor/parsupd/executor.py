@@ -38,6 +38,8 @@ from parsupd.core.units import (
 from parsupd.recorder import Recorder
 from parsupd.shell import journal_stream
 from parsupd.shell.children import Child, Children
+from parsupd.shell.config_files import read_config_text
+from parsupd.shell.kept_processes import KeptProcesses
 from parsupd.shell.leftovers import TOKEN, token_of
 from parsupd.shell.nameserver import Names
 from parsupd.shell.store import open_output
@@ -63,6 +65,7 @@ class Doors:
     """What the executor acts through."""
 
     children: Children
+    kept: KeptProcesses
     names: Names
     master: Master
     sockets: UnitSockets
@@ -87,11 +90,14 @@ class Executor:
         """Called whenever something may have changed."""
         self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """Done with the exit code when everything is down, or handed over."""
+        self.opened = asyncio.Event()
+        """Set when events are no longer kept waiting."""
         self.handed_over = False
         """Whether units go on without this executor."""
         self.chronicle = Chronicle(log, recorder.last_event)
         self._loop = asyncio.get_running_loop()
         self._children = doors.children
+        self._kept = doors.kept
         self._names = doors.names
         self._master = doors.master
         self._place = place
@@ -135,10 +141,13 @@ class Executor:
 
         With `begin`, the default target is started then, unless an end was asked for.
         """
+        if self.handed_over:  # before it came to this: all of it is for the next one
+            return
         self._queue.extendleft(reversed([*events, told.DeadlineReached()]))
         self._work_off()
         if begin and not self.fleet.shutting_down:
             self.feed(told.StartDefault())
+        self.opened.set()
 
     async def hand_over(self, last_answers: Awaitable[None]) -> None:
         """Ends this executor's work but no unit: what runs goes on, for a parsupd that adopts it. `done` gives 0.
@@ -147,6 +156,7 @@ class Executor:
         """
         self._feeding = True  # and for ever: what is seen from now on is for the next one to see
         self.handed_over = True
+        self.opened.set()
         self.close()
         spawns = list(self._spawns.values())
         for task in spawns:
@@ -235,7 +245,7 @@ class Executor:
     def _environment(self, spec: UnitSpec, instance: InstanceName, generation: int) -> dict[str, str]:
         environment = program_path(os.environ)
         for path in spec.environment_file:
-            environment |= parse_environment(path, Path(path).read_text(encoding="utf-8"))
+            environment |= parse_environment(path, read_config_text(Path(path), "environment file"))
         return {
             **environment,
             **spec.environment,
@@ -326,8 +336,13 @@ class Executor:
         self._mains[instance, generation] = child
         self._recorder.processes.setdefault(instance, ProcessRecord(child.pid, child.started, child.group))
 
+        if not child.exited.done():
+            self._kept.keep(child.pid, child.started)
+
         def exited(future: "asyncio.Future[Exit | None]") -> None:
             self.feed(told.Exited(instance, generation, _cause(future.result())))
+            if not self.handed_over:  # else the next one shall see it
+                self._kept.drop(child.pid, child.started)
 
         def empty(_future: "asyncio.Future[None]") -> None:
             self._mains.pop((instance, generation), None)
@@ -421,11 +436,16 @@ class Executor:
         A worker among them goes on being called; it has its lease's time to register here.
         """
         self._recorder.processes[instance] = process
-        child = self._children.take_over(process.pid, process.started, process.group)
+        child = self._children.take_over(
+            process.pid, process.started, process.group, self._kept.take(process.pid, process.started)
+        )
         self._follow(instance, generation, child)
         if process.worker_id and not child.exited.done():
             location = parse_uri(process.uri).location
-            record = self._master.expect(process.worker_id, str(instance), process.token, location, process.pid)
+            try:
+                record = self._master.expect(process.worker_id, str(instance), process.token, location, process.pid)
+            except ProcessLookupError:
+                return  # it has ended just now, which is about to be seen
             if published:
                 self._carry_out(do.Publish(instance, generation, published))
             waiting = self._loop.create_task(self._await_worker(instance, generation, record, child))

@@ -147,27 +147,50 @@ def test_a_units_socket_is_kept_over_crashes_of_both(service: Service) -> None:
     assert service.lives()["echo@1"][0] != pid
 
 
-def test_a_stuck_loop_is_killed_and_comes_back_with_its_workers(service: Service) -> None:
-    """A daemon that gives no sign of life is replaced after WatchdogSec; units do not notice."""
-    service.machine.write("/etc/systemd/system/parsupd.service.d/watchdog.conf", "[Service]\nWatchdogSec=2\n")
+HANGS_ON_SIGWINCH = """
+import signal, time
+def hang(*_):
+    while True:
+        time.sleep(0.1)
+signal.signal(signal.SIGWINCH, hang)
+"""
+
+
+@pytest.mark.parametrize("stuck", ["stopped", "busy"])
+def test_a_stuck_loop_is_killed_and_comes_back_with_its_workers(stuck: str, service: Service) -> None:
+    """A daemon that gives no sign of life is replaced after WatchdogSec; units do not notice; the journal says where."""
+    service.machine.write("/srv/stuck/sitecustomize.py", HANGS_ON_SIGWINCH)
+    hanging = "Environment=PYTHONPATH=/srv/stuck\n" if stuck == "busy" else ""
+    service.machine.write("/etc/systemd/system/parsupd.service.d/watchdog.conf", f"[Service]\nWatchdogSec=2\n{hanging}")
     service.systemctl("daemon-reload")
     service.systemctl("restart", SERVICE)
     service.wait_active(ALL_READY)
     before, daemon = service.lives(), service.show("MainPID")
-    service.machine.run("kill", "-STOP", daemon)
+    service.machine.run("kill", "-STOP" if stuck == "stopped" else "-WINCH", daemon)
     service.machine.wait_until(lambda: service.show("MainPID") not in {"0", daemon}, within_s=30, what="another daemon")
     service.wait_active(ALL_READY)
     assert service.lives() == before
     assert service.show("NRestarts") == "1"
+    said = [str(entry["MESSAGE"]) for entry in service.machine.journal("--unit=parsupd", f"_PID={daemon}")]
+    assert "Fatal Python error: Aborted" in said
+    if stuck == "busy":
+        assert any('"/srv/stuck/sitecustomize.py", line 5 in hang' in line for line in said), said
+    service.machine.run("rm", "-r", "/srv/stuck")
 
 
 def test_stop_leaves_nothing(service: Service) -> None:
     """`systemctl stop` stops the units, those that require others first, and leaves no process in the control group."""
     pids = [pid for pid, _ in service.lives().values()]
     assert len(service.machine.cgroup_processes("system.slice/parsupd.service")) >= 1 + len(pids)
+    daemon = service.show("MainPID")
     service.systemctl("stop", SERVICE)
     assert service.machine.cgroup_processes("system.slice/parsupd.service") == []
     assert service.show("Result") == "success"
+    entries = service.machine.journal(f"_PID={daemon}", "PARSUP_EVENT=unit_changed")
+    told = [(entry["PARSUP_INSTANCE"], entry["PARSUP_NEW"]) for entry in entries]
+    down = told.index(("program@1", "dead"))
+    assert told.index(("program@1", "stopping")) < down
+    assert {told.index((f"counter@{number}", "stopping")) > down for number in (1, 2)} == {True}
 
 
 def test_a_stop_that_takes_too_long_leaves_nothing_either(service: Service) -> None:
@@ -184,16 +207,33 @@ def test_a_stop_that_takes_too_long_leaves_nothing_either(service: Service) -> N
     assert service.machine.cgroup_processes("system.slice/parsupd.service") == []
 
 
-@pytest.mark.parametrize("moment", ["start", "stop"])
-def test_a_kill_in_the_middle(moment: str, service: Service) -> None:
-    """kill -9 and a restart during a start, and during a stop: the targets are met afterwards, nothing runs twice."""
-    if moment == "start":
-        service.systemctl("stop", SERVICE)
-    service.systemctl("--no-block", moment, SERVICE)
-    service.systemctl("kill", "--kill-who=main", "-s", "KILL", SERVICE, check=False)
-    service.systemctl("--no-block", "restart", SERVICE)
-    service.wait_active(ALL_READY)
-    lives = service.lives()
-    assert len({pid for pid, _ in lives.values()}) == 3
-    commands = [line for line in service.machine.processes().values() if "counter:Counter" in line]
-    assert len(commands) == 2
+def test_how_a_process_ended_while_no_daemon_was_there(service: Service) -> None:
+    """The service manager keeps a pidfd of each main process: the next daemon learns its exit status and goes by that."""
+    machine = service.machine
+    machine.write("/etc/systemd/system/parsupd.service.d/late.conf", "[Service]\nRestartSec=1500ms\n")
+    service.systemctl("daemon-reload")
+    ends = "[unit.{0}]\ntype = '{1}'\nrestart = 'on-failure'\nexec = ['sh', '-c', 'read line </run/go-{0}; exit {2}']\n"
+    service.configure(ends.format("good", "oneshot", 0) + ends.format("bad", "simple", 7).replace("on-failure", "no"))
+    machine.run("mkfifo", "/run/go-good", "/run/go-bad")
+    service.systemctl("stop", SERVICE)
+    service.systemctl("--no-block", "start", SERVICE)
+    machine.wait_until(
+        lambda: machine.run("pgrep", "-c", "-f", "[r]ead line", check=False).stdout == "2\n", what="both run"
+    )
+    service.systemctl("--no-block", "restart", SERVICE)  # what the second daemon has taken over is known to the third
+    machine.wait_until(
+        lambda: len(service.machine.journal("PARSUP_EVENT=unit_adopted", f"_PID={service.show('MainPID')}")) == 2
+    )
+    daemon = service.show("MainPID")
+    service.systemctl("kill", "--kill-who=main", "-s", "KILL", SERVICE)
+    machine.wait_until(lambda: service.show("MainPID") == "0", what="no daemon is there")
+    machine.run("sh", "-c", "echo >/run/go-good; echo >/run/go-bad")
+    machine.wait_until(
+        lambda: machine.run("pgrep", "-f", "[r]ead line", check=False).returncode == 1, what="both ended"
+    )
+    assert service.show("MainPID") == "0"
+    service.wait_active("2 units: 1 done, 1 failed (bad@1)")
+    assert service.show("MainPID") != daemon
+    assert "it exited with 7" in service.ctl("status", "bad", check=False)
+    assert service.show("NFileDescriptorStore") == "2"  # the control socket and the state
+    machine.run("rm", "/run/go-good", "/run/go-bad")

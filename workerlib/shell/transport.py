@@ -351,12 +351,17 @@ def bind_unix(path: str) -> socket.socket:
     return sock
 
 
-def inherit_unix(fd: int) -> socket.socket:
-    """A listening Unix socket that another process has handed to this one. Raises UsageError when it is none."""
+def inherit_unix(fd: int, path: str) -> socket.socket | None:
+    """A listening Unix socket that another process has handed to this one; None, and it is closed, when its file at
+    `path` is not there any more. Raises UsageError when it is no such socket.
+    """
     sock = socket.socket(fileno=fd)
     if sock.family != socket.AF_UNIX or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise UsageError(f"descriptor {fd}, which was handed to this process, is no Unix socket that listens")
-    return sock
+    if Path(path).is_socket():
+        return sock
+    sock.close()
+    return None
 
 
 def remove_stale_socket(path: str) -> bool:

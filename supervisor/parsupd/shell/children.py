@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -110,16 +111,23 @@ class Children:
         """Takes over a process that is, or will be, re-parented to the daemon; it must not have been reaped yet."""
         return self._add(pid, os.getpgid(pid), None)
 
-    def take_over(self, pid: int, started: int, group: int) -> Child:
-        """Takes over a process of an earlier daemon, or what is left of its group when it has ended meanwhile."""
+    def take_over(self, pid: int, started: int, group: int, pidfd: int | None = None) -> Child:
+        """Takes over a process of an earlier daemon, or what is left of its group when it has ended meanwhile.
+
+        `pidfd`, if there is one of it, becomes this object's.
+        """
         child = Child(pid, group, self._loop.create_future(), self._loop.create_future(), started=started)
+        cause: Exit | None = None
         try:
-            child.pidfd = os.pidfd_open(pid)
-            if process.start_time(pid) != started:
+            child.pidfd = os.pidfd_open(pid) if pidfd is None else pidfd
+            if pidfd is None and process.start_time(pid) != started:
                 raise ProcessLookupError  # somebody else has got its pid
+            if pidfd is not None and _has_ended(pidfd):
+                cause = process.strangers_exit_cause(pid, started, pidfd)
+                raise ProcessLookupError
         except ProcessLookupError:
             self._drop_pidfd(child)
-            child.exited.set_result(None)
+            child.exited.set_result(cause)
             self._loop.call_soon(self._check_group, child)
         else:
             self._strangers.add(child)
@@ -259,6 +267,12 @@ class Children:
             for pidfd in child.members.values():
                 self._loop.remove_reader(pidfd)
                 os.close(pidfd)
+
+
+def _has_ended(pidfd: int) -> bool:
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def _placed(listen_fds: Sequence[int]) -> tuple[list[int], Callable[[], None]]:

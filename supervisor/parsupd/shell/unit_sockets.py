@@ -91,7 +91,9 @@ def _is_at(sock: socket.socket, address: ListenAddress) -> bool:
         return False
     if sock.family != _family(address):
         return False
-    return bool(where == address.path if address.path else where[:2] == (address.host, address.port))
+    if address.path:
+        return bool(where == address.path and Path(address.path).is_socket())
+    return bool(where[:2] == (address.host, address.port))
 
 
 def _family(address: ListenAddress) -> socket.AddressFamily:
