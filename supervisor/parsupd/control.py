@@ -120,6 +120,7 @@ class Supervisor:
 
         Raises LookupError for an unknown name, RuntimeError while everything is being stopped, TimeoutError.
         """
+        await self._ready()
         self._command([told.Start(name) for name in names])
         return await self._until(names, lambda status: status.sub_state in UP | AT_REST, wait, timeout_s)
 
@@ -129,6 +130,7 @@ class Supervisor:
 
         Raises as `start`, and RuntimeError when somebody starts one again before it was seen down.
         """
+        await self._ready()
         self._command([told.Stop(name) for name in names])
 
         def done(status: InstanceStatus) -> bool:
@@ -144,6 +146,7 @@ class Supervisor:
 
         Raises as `start`.
         """
+        await self._ready()
         before = {status.name: status.generation for status in self._statuses(names)}
         self._command([told.Restart(name) for name in names])
 
@@ -160,6 +163,7 @@ class Supervisor:
         Raises LookupError, ValueError, TimeoutError; RuntimeError as soon as one has failed for good instead: without
         a limit this would wait for ever.
         """
+        await self._ready()
         try:
             wanted = ActiveState(state)
         except ValueError:
@@ -176,6 +180,7 @@ class Supervisor:
     @rpc
     async def plan(self) -> Info:
         """What `reload` would do now, with the id that `apply` takes. Raises ValueError for a broken configuration."""
+        await self._ready()
         try:
             return described.plan(*self._reloader.plan())
         except NotReloadedError as error:
@@ -189,11 +194,13 @@ class Supervisor:
         Returns the plan that was done, with `instances`: the status of those that were started or restarted. Raises
         ValueError, and changes nothing, when the configuration is broken or everything is being stopped; TimeoutError.
         """
+        await self._ready()
         return await self._reload(None, wait, timeout_s)
 
     @rpc
     async def apply(self, plan: str, wait: bool = True, timeout_s: float | None = None) -> Info:
         """As `reload`, but does only the plan with this id. Raises ValueError when that does not hold any more."""
+        await self._ready()
         return await self._reload(plan, wait, timeout_s)
 
     @rpc
@@ -202,6 +209,7 @@ class Supervisor:
 
         Raises LookupError for an unknown unit, ValueError for a number that cannot be, TimeoutError.
         """
+        await self._ready()
         before = self._generations()
         try:
             for name, number in instances.items():
@@ -327,6 +335,12 @@ class Supervisor:
             raise _late(pending(), timeout_s) from None
         instances = [described.instance(status, _wall) for status in found(coming)]
         return {**described.plan(plan_id, plan), "instances": instances}
+
+    async def _ready(self) -> None:
+        """Waits until a start has ended what an earlier parsupd left: before that, nothing is decided."""
+        await self._executor.opened.wait()
+        if self._executor.handed_over:
+            raise RuntimeError("parsupd is being replaced by another one: ask that")
 
     def _command(self, commands: list[told.Command]) -> None:
         try:

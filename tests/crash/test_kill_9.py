@@ -1,6 +1,7 @@
 """kill -9 of parsupd at every point: the next one adopts what lives, targets are met, nothing runs twice or is left."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -278,3 +279,56 @@ def test_sweep_ends_what_a_stop_left_and_nothing_else(tmp_path: Path) -> None:
     wait_until(lambda: process_state(old) in {None, "Z"}, what="it has ended")
     assert leftovers.find(leftovers.token_of(running.runtime)) == []
     (running.runtime / "parsupd.sock").unlink()
+
+
+def test_a_directory_that_was_removed_is_not_taken_from_a_living_parsupd(tmp_path: Path) -> None:
+    """A second parsupd does not start there, and says who has it; the first goes on, and a restart makes all anew."""
+    with daemon(tmp_path, f"[unit.a]\n{simple('exec sleep 600')}") as running:
+        unit = running.wait_for("a@1", up)["pid"]
+        first = running.process
+        shutil.rmtree(running.runtime)
+        running.start(wait=False)
+        try:
+            assert running.process.wait(20) == 2
+        finally:
+            running.process, second = first, running.process
+        assert second is not first
+        assert f"another parsupd (pid {first.pid}) runs on '{running.runtime}'" in running.log.read_text()
+        assert alive(unit)
+        assert running.stop(signal.SIGUSR2) == 0
+        running.start()
+        assert running.wait_for("a@1", up)["pid"] != unit  # without a record it is ended, and not run twice
+        assert not alive(unit)
+
+
+def test_a_command_waits_until_leftovers_are_ended(tmp_path: Path) -> None:
+    """What is asked of a parsupd that is still ending what was left is done after that, and answered then."""
+    config = f"[unit.a]\n{simple('trap : TERM; echo ready >&2; while :; do sleep 1; done', stderr='inherit')}"
+    with daemon(tmp_path, config) as running:
+        wait_until(lambda: "ready" in running.log.read_text(), what="the unit ignores SIGTERM")
+        old = running.status("a@1")["pid"]
+        running.kill()
+        (running.runtime / "state").unlink()
+        running.start()
+        assert running.records("ending_leftovers")
+        assert alive(old)
+        (started,) = running.call("start", ["a"])
+        assert started["sub_state"] == "running"
+        assert not alive(old)
+        os.kill(started["pid"], signal.SIGKILL)
+
+
+def test_a_hand_over_while_leftovers_are_ended(tmp_path: Path) -> None:
+    """A parsupd that is replaced before it has begun starts nothing any more; the next one does."""
+    config = f"[unit.a]\n{simple('trap : TERM; echo ready >&2; while :; do sleep 1; done', stderr='inherit')}"
+    with daemon(tmp_path, config) as running:
+        wait_until(lambda: "ready" in running.log.read_text(), what="the unit ignores SIGTERM")
+        running.kill()
+        (running.runtime / "state").unlink()
+        running.start()
+        changes = len(running.records("unit_changed"))
+        assert running.stop(signal.SIGUSR2) == 0
+        assert running.records("handed_over")
+        assert len(running.records("unit_changed")) == changes
+        running.start()
+        os.kill(running.wait_for("a@1", up)["pid"], signal.SIGKILL)

@@ -1,6 +1,7 @@
 """The configuration's files: which there are, and what they say."""
 
 import glob
+import stat
 from pathlib import Path
 
 from parsupd.core.unitfile import include_patterns, parse
@@ -19,11 +20,13 @@ def load(path: Path) -> Configuration:
     return parse(files, main)
 
 
-def read_config_text(path: Path) -> str:
+def read_config_text(path: Path, what: str = "configuration") -> str:
     """Raises UsageError that names the file and what is wrong with it."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a FIFO would be waited for, a device may never end
+            raise UsageError(f"the {what} {str(path)!r} is not a regular file")
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"the configuration {str(path)!r} cannot be read: {error.strerror}") from None
+        raise UsageError(f"the {what} {str(path)!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"the configuration {str(path)!r} is not UTF-8: {error}") from None
+        raise UsageError(f"the {what} {str(path)!r} is not UTF-8: {error}") from None

@@ -1,5 +1,6 @@
 """The daemon's directories: where they are, the lock on them, and the output files of units."""
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Mapping
@@ -48,7 +49,13 @@ class Lock:
         """Makes the directory and takes the lock. Raises UsageError when another daemon has it."""
         check_socket_path(str(folder / SOCKET))
         make_private(folder)
-        self._file = (folder / "lock").open("a+")
+        path = folder / "lock"
+        if not path.exists() and (holder := _holder_of_removed(path)) is not None:
+            raise UsageError(
+                f"another parsupd (pid {holder}) runs on {str(folder)!r}, though that was removed under it; "
+                "stop or restart that one, or choose another --runtime-dir"
+            )
+        self._file = path.open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -64,6 +71,16 @@ class Lock:
 
     def release(self) -> None:
         self._file.close()
+
+
+def _holder_of_removed(path: Path) -> int | None:
+    """A process of this user that has the file open although it was removed. Looks at all of /proc: some ten ms."""
+    gone = f"{path.resolve()} (deleted)"
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is not ours
+            if any(str(fd.readlink()) == gone for fd in (process / "fd").iterdir()):
+                return int(process.name)
+    return None
 
 
 def open_output(path: str) -> int:
