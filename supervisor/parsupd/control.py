@@ -265,6 +265,7 @@ class Supervisor:
 
         Raises ValueError for a unit that cannot be, RuntimeError while everything is being stopped, TimeoutError.
         """
+        await self._ready()
         try:
             spec = self._transients.add(name, keys, folder)
         except (BadUnitError, NotReloadedError) as error:

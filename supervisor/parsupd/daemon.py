@@ -86,8 +86,8 @@ class Daemon:
             master = Master(server, Uri(MASTER, socket), workers, launcher=LocalLauncher(children.watch))
             fleet = adoption.fleet(self.configuration)
             sockets = UnitSockets(self.notifier, self.inherited)
-            kept = KeptProcesses(self.notifier, self.inherited)
             streams = JournalStreams(self.log) if self.to_journal else None
+            kept = KeptProcesses(self.notifier, self.inherited)
             doors = Doors(children, kept, names, master, sockets, streams)
             executor = Executor(fleet, doors, recorder, self.place, self.log)
             manager = ServiceManager(self.notifier, executor)
@@ -98,7 +98,6 @@ class Daemon:
             for name in (nameserver.OBJECT, SUPERVISOR):
                 names.publish(name, str(Uri(name, socket)), ["kind:parsupd"])
             adoption.take_over(executor)
-            kept.drop_the_rest()
             ours = await self._listen(server, socket)
             executor.note("started", version=__version__, pid=os.getpid(), socket=socket.path)
             self._follow_signals(lambda name: self._on_signal(name, executor, server, reloader))

@@ -143,6 +143,7 @@ class Executor:
         """
         if self.handed_over:  # before it came to this: all of it is for the next one
             return
+        self._kept.drop_the_rest()
         self._queue.extendleft(reversed([*events, told.DeadlineReached()]))
         self._work_off()
         if begin and not self.fleet.shutting_down:
