@@ -125,6 +125,7 @@ class Hosted:
         self._master: Connection | None = None
         self._watching: asyncio.Task[None] | None = None
         self._initialising = False
+        self._leased = False
         self._patience: asyncio.TimerHandle | None = None
         self._exit: asyncio.Future[int] = self._loop.create_future()
 
@@ -194,7 +195,8 @@ class Hosted:
         """Sees to what the end of the connection to the master means, as long as this worker lives."""
         while True:
             reason = await master.wait_closed()
-            if self._initialising and self._config.shutdown_on is not ShutdownOn.HEARTBEATER_CONNECTION_TIMEOUT:
+            life = self._config.shutdown_on
+            if self._initialising and (life is ShutdownOn.CALLED_SHUTDOWN_FUNCTION or self._leased):
                 return
             if not self._initialising or self._config.lease_s <= 0:
                 self.exit(LOST, f"the connection to the master has ended: {reason}")
@@ -242,6 +244,7 @@ class Hosted:
     def take_lease(self, token: str) -> None:
         self._check(token)
         self._stop_being_patient()
+        self._leased = True
         current_session().closed.add_done_callback(
             lambda closed: self.exit(0, f"the connection to the spawner has ended: {closed.result()}")
         )

@@ -1,6 +1,7 @@
 """Frames: each case whole, byte by byte, and with the start of another message behind it."""
 
 import struct
+import tracemalloc
 import zlib
 
 import pytest
@@ -173,6 +174,49 @@ def test_many_messages_in_one_read() -> None:
     assert len(found) == 199
     assert [frame.seq for frame in found + parser.feed(data[-1:])] == list(range(200))
     assert parser.pending_size == 0
+
+
+@pytest.mark.parametrize("piece", [1, 1000, frames.SMALL_PART, 50_000, 250_000, 10_000_000])
+def test_large_messages_are_joined_from_any_pieces(piece: int) -> None:
+    """Alone and between small ones; what is announced is known meanwhile, and nothing stays of it afterwards."""
+    large = bytes(range(256)) * (frames.LARGE // 256)
+    sizes = [frames.LARGE] if piece == 1 else [frames.LARGE, 3 * frames.LARGE + 7, frames.LARGE - 1, frames.LARGE]
+    payloads = [b"before", *((large * 4)[:size] for size in sizes), b"between", large, b"behind"]
+    stream = b"".join(raw(payload=payload, seq=n) for n, payload in enumerate(payloads))
+    parser = FrameParser(8 * frames.LARGE, inflate)
+    found: list[Frame] = []
+    for at in range(0, len(stream), piece):
+        found += parser.feed(stream[at : at + piece])
+    assert [(frame.seq, frame.payload) for frame in found] == list(enumerate(payloads))
+    assert (parser.pending_size, parser.buffered) == (0, b"")
+
+
+def test_a_large_message_that_drips_costs_no_more_than_its_size() -> None:
+    """An object for each byte would cost forty times that."""
+    parser = FrameParser(2 * frames.LARGE, inflate)
+    data = raw(payload=bytes(2 * frames.LARGE))
+    parser.feed(data[:100])  # the header is whole, so the message is known to be large
+    assert parser.pending_size == len(data)
+    tracemalloc.start()
+    try:
+        for at in range(100, len(data) - 1):
+            assert parser.feed(data[at : at + 1]) == []
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 3 * len(data)
+    (frame,) = parser.feed(data[-1:])
+    assert frame.payload == bytes(2 * frames.LARGE)
+
+
+def test_wrong_bytes_behind_a_large_message_are_refused_after_it() -> None:
+    """As behind any other."""
+    parser = FrameParser(8 * frames.LARGE, inflate)
+    data = raw(payload=bytes(frames.LARGE))
+    parser.feed(data[:1000])
+    assert [frame.payload for frame in parser.feed(data[1000:] + b"GARBAGE")] == [bytes(frames.LARGE)]
+    with pytest.raises(ProtocolError, match="does not speak the Pyro protocol"):
+        parser.check()
 
 
 def test_the_two_encoders_agree() -> None:

@@ -116,6 +116,12 @@ Inflate = Callable[[bytes, int], bytes]
 """Decompresses zlib data to at most so many bytes; raises ValueError for damaged or longer data."""
 
 
+LARGE = 64 << 10
+"""Bytes of a payload from which on its parts are kept as they come until they are joined."""
+SMALL_PART = 4 << 10
+"""Bytes of a part that is not worth an object of its own."""
+
+
 class FrameParser:
     """Turns bytes, cut anywhere, into frames. After an error it is unusable: the stream has no way to resynchronise.
 
@@ -130,6 +136,10 @@ class FrameParser:
         self.buffered = bytearray()
         """What has come of a message that is not complete; empty between messages."""
         self._needed = HEADER_SIZE
+        self._parts: list[bytes | bytearray] = []
+        """What has come of the payload of a large plain message, whose header alone is in `buffered` meanwhile: joined
+        once when it is complete, where the buffer would be copied to grow, and once more to be cut up."""
+        self._missing = 0
         self._error: ProtocolError | None = None
 
     @property
@@ -142,16 +152,25 @@ class FrameParser:
 
         Raises ProtocolError for wrong bytes; after frames that came before them, `check` raises it.
         """
-        if self.buffered:
-            return self._feed_buffered(data)
-        # Plain messages that are whole, one or many: the case of every small call. No buffer is touched.
         frames: list[Frame] = []
         at, size = 0, len(data)
+        if self._missing:
+            at = self._feed_large(data, frames)
+            if self._missing:
+                return frames
+        elif self.buffered:
+            return self._feed_buffered(data)
+        # Plain messages that are whole, one or many: the case of every small call. No buffer is touched.
         while size - at >= HEADER_SIZE:
             start, seq, length, tail = unpack_plain(data, at)
             end = at + HEADER_SIZE + length
             plain = _PLAIN_HEADS.get(start)
-            if plain is None or tail != PLAIN_TAIL or end > size or length > self._max_size:
+            if plain is None or tail != PLAIN_TAIL or length > self._max_size:
+                break
+            if end > size:
+                if length >= LARGE:
+                    self._begin_large(data, at, length)
+                    return frames
                 break
             kind, serializer, flags = plain
             frames.append(Frame(kind, serializer, flags, seq, data[at + HEADER_SIZE : end]))
@@ -165,6 +184,34 @@ class FrameParser:
                 raise
             self._error = error
         return frames
+
+    def _begin_large(self, data: bytes, at: int, length: int) -> None:
+        body = at + HEADER_SIZE
+        self.buffered += data[at:body]
+        self._needed = HEADER_SIZE + length
+        self._parts.append(data[body:])
+        self._missing = length - (len(data) - body)
+
+    def _feed_large(self, data: bytes, frames: list[Frame]) -> int:
+        """Takes what belongs to the large message; returns where the next one begins."""
+        missing = self._missing
+        part = data if len(data) <= missing else data[:missing]
+        last = self._parts[-1]
+        if len(part) >= SMALL_PART:
+            self._parts.append(part)
+        elif isinstance(last, bytearray):  # a peer that sends byte by byte shall not cost an object for each
+            last += part
+        else:
+            self._parts.append(bytearray(part))
+        self._missing = missing - len(part)
+        if not self._missing:
+            start, seq, _, _ = unpack_plain(self.buffered, 0)
+            kind, serializer, flags = _PLAIN_HEADS[start]
+            frames.append(Frame(kind, serializer, flags, seq, b"".join(self._parts)))
+            self._parts.clear()
+            self.buffered.clear()
+            self._needed = HEADER_SIZE
+        return len(part)
 
     def check(self) -> None:
         """To be called when `pending_size` is not 0. Raises ProtocolError for wrong bytes behind the last frame."""

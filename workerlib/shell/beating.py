@@ -16,6 +16,7 @@ from contextlib import suppress
 from workerlib.core import frames
 from workerlib.core.payload import MSGPACK
 from workerlib.core.session import PONG
+from workerlib.shell import forks
 
 BEAT = frames.encode(frames.PING, MSGPACK, 0, 0, PONG)
 """An answer to nothing: what every end of workerlib's dialect takes, and what proves that this process lives."""
@@ -33,6 +34,7 @@ class Beat:
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
         self._left_to_transport = False
+        forks.guard(self._sock.fileno(), self._loop)
         _beater.add(self)
 
     def write(self, data: bytes) -> None:
@@ -72,6 +74,7 @@ class Beat:
         _beater.remove(self)
         with self._lock:
             self._is_open = lambda: False
+            forks.unguard(self._sock.fileno())
             self._sock.close()
 
 

@@ -21,7 +21,7 @@ import msgspec
 from workerlib.core.session import Closed, CloseKind, Event
 from workerlib.core.uri import Location, TcpLocation, UnixLocation, check_socket_path
 from workerlib.errors import ProtocolError, UsageError
-from workerlib.shell import journal
+from workerlib.shell import forks, journal
 from workerlib.shell.beating import Beat
 from workerlib.spec import RpcSettings
 
@@ -96,6 +96,7 @@ class Wire(asyncio.Protocol):
         self._held = False
         self._gone: asyncio.Future[None] | None = None
         self._beat: Beat | None = None
+        self._fd = -1
         self.peer = Peer("not connected")
         self.write: Callable[[bytes], object] = _discard
         """Writes without waiting; after the end of the connection it does nothing."""
@@ -105,6 +106,8 @@ class Wire(asyncio.Protocol):
         self._transport.set_write_buffer_limits(WRITE_HIGH_WATER)
         self.peer = identify_peer(self._transport)
         self.write = self._transport.write  # the hot path: no method of ours in between
+        self._fd = transport.get_extra_info("socket").fileno()
+        forks.guard(self._fd, self._loop)
         settings = self.machine.settings
         if settings.heartbeat_from == "thread" and transport.get_extra_info("ssl_object") is None:
             self._beat = Beat(self._transport, lambda: self.machine.beats, settings.heartbeat_interval_s)
@@ -225,6 +228,7 @@ class Wire(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         self.write = _discard
+        forks.unguard(self._fd)
         if self._beat is not None:
             self._beat.close()
         self._release_writers()

@@ -89,6 +89,15 @@ class Sum(Worker):
         }
 
     @rpc
+    async def add_at(self, other: Handle["Sum"], n: int) -> tuple[int, Handle["Sum"]]:
+        async with await other.connect() as connection:
+            return await connection.run(Sum.add, n), other
+
+    @rpc
+    async def wait_for_ever(self) -> None:
+        await asyncio.Event().wait()
+
+    @rpc
     async def favourite(self) -> str:
         return os.environb[b"FAVOURITE"].hex()
 
@@ -122,6 +131,27 @@ class Sum(Worker):
             redirect_stdout=null,
             redirect_stderr=null,
         )
+
+
+class Link(Worker):
+    """One of a chain of workers, each spawned by the one before."""
+
+    async def init(self, more: int) -> None:
+        self.next = None
+        if more:
+            null = Redirect.dev_null()
+            self.next = await Link.spawn(
+                more - 1,
+                shutdown_on=ShutdownOn.CONNECTION_CLOSED,
+                redirect_stdout=null,
+                redirect_stderr=null,
+                connection_timeout_s=100,
+            )
+
+    @rpc
+    async def pids(self) -> list[int]:
+        """Of this one and of those behind it."""
+        return [os.getpid(), *(await self.next.run(Link.pids) if self.next is not None else [])]
 
 
 class RaisesInInit(Worker):
@@ -183,3 +213,31 @@ class Ticker(Worker):
     async def subscribers(self) -> int:
         self.writers = [out for out in self.writers if out.closed is None]
         return len(self.writers)
+
+
+class Forker(Worker):
+    """Forks in the middle of a call."""
+
+    async def init(self) -> None:
+        self.notes: list[str] = []
+
+    @rpc
+    async def fork(self, how: str) -> int:
+        """The child's pid; the child ends by SystemExit, or by an error, or returns and goes on as a copy of this."""
+        child = os.fork()
+        if child:
+            return child
+        if how == "exit":
+            sys.exit(0)
+        if how == "raise":
+            raise RuntimeError("in the child")
+        return 0
+
+    @rpc
+    async def from_thread(self) -> str:
+        """Needs the loop to be woken up by another thread."""
+        return await asyncio.get_running_loop().run_in_executor(None, lambda: "woken up")
+
+    @rpc
+    async def pid(self) -> int:
+        return os.getpid()
