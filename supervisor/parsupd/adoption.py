@@ -44,7 +44,7 @@ class Adoption:
             self._log.warning("transients_not_kept", reason=str(error))  # they are stopped as what was removed
         scaled = {name: count for name, count in self._scaled.items() if name in current.units}
         units = {name: replace(current.units[name], instances=count) for name, count in scaled.items()}
-        self._events.append(told.Reconfigure(Configuration(current.daemon, {**current.units, **units})))
+        self._events.append(told.Reconfigure(replace(current, units={**current.units, **units})))
         restored = [
             (state_of(record, self._units[InstanceName.parse(record.name).unit]), held_of(record))
             for record in self._records

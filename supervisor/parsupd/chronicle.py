@@ -6,9 +6,19 @@ from typing import Any, assert_never
 from parsupd.core import effects as do
 from parsupd.core.event_ring import EventRing
 
-Said = do.Changed | do.Note | do.Unkillable | do.Forgotten | do.Shutdown
+Said = (
+    do.Alarm
+    | do.GroupFailed
+    | do.StormBegan
+    | do.StormEnded
+    | do.Changed
+    | do.Note
+    | do.Unkillable
+    | do.Forgotten
+    | do.Shutdown
+)
 
-LOUD = frozenset({"unit_unkillable"})
+LOUD = frozenset({"unit_unkillable", "group_failed", "restart_storm", "on_failure_suppressed"})
 """What is an error in the log."""
 
 
@@ -22,7 +32,8 @@ class Chronicle:
 
     def note(self, event: str, **fields: Any) -> None:
         """Something about parsupd itself."""
-        self._log.info(event, **fields)
+        say = self._log.error if event in LOUD else self._log.info
+        say(event, **fields)
         self.events.add(time.time(), event, **fields)
 
     def _unit(self, event: str, instance: object, **fields: Any) -> None:
@@ -30,7 +41,7 @@ class Chronicle:
         say(event, unit=str(instance), **fields)
         self.events.add(time.time(), event, str(instance), **fields)
 
-    def tell(self, effect: Said) -> None:
+    def tell(self, effect: do.Told) -> None:
         """What the fleet wants to be known."""
         match effect:
             case do.Changed(instance, generation, old, new, reason):
@@ -46,6 +57,14 @@ class Chronicle:
                 )
             case do.Unkillable(instance, generation, pid, reason):
                 self._unit("unit_unkillable", instance, generation=generation, pid=pid, reason=reason)
+            case do.Alarm(instance, unit, started, reason):
+                self._unit("on_failure" if started else "on_failure_suppressed", instance, starts=unit, reason=reason)
+            case do.GroupFailed(group, reason):
+                self.note("group_failed", group=group, reason=reason)
+            case do.StormBegan(reason):
+                self.note("restart_storm", reason=reason)
+            case do.StormEnded(reason):
+                self.note("restart_storm_over", reason=reason)
             case do.Forgotten(instance):
                 self._unit("unit_removed", instance)
             case do.Shutdown(exit_code, reason):

@@ -58,6 +58,7 @@ class Supervisor:
             "runtime_dir": str(self._runtime_dir),
             "token": leftovers.token_of(self._runtime_dir),
             "started": self._started_at,
+            "restart_storm": self._fleet.storm,
             "last_event": self._executor.chronicle.events.last,
         }
 

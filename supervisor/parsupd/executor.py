@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 import msgspec
 
@@ -27,6 +27,7 @@ from parsupd.core.unitfile import ConfigurationError, parse_environment
 from parsupd.core.units import (
     SIGNAL_NAMES,
     ExitCause,
+    Failure,
     InstanceName,
     Output,
     OutputKind,
@@ -220,12 +221,10 @@ class Executor:
             case do.Changed(instance, new=new) if new in AT_REST:
                 self.chronicle.tell(effect)
                 self._close_sockets(instance.unit)
-            case do.Changed() | do.Note() | do.Unkillable() | do.Forgotten() | do.Shutdown():
-                self.chronicle.tell(effect)
             case do.AllDown(exit_code):
                 self.done.set_result(exit_code)
             case _:
-                assert_never(effect)
+                self.chronicle.tell(effect)
 
     def _spawn(self, instance: InstanceName, generation: int) -> None:
         spec = self.fleet.spec(instance)
@@ -256,6 +255,7 @@ class Executor:
             "PARSUP_GENERATION": str(generation),
             "PARSUP_SOCKET": str(self._place.runtime_dir / SOCKET),
             TOKEN: token_of(self._place.runtime_dir),
+            **failure_variables(self.fleet.state(instance)[0].failure),
         }
 
     def _stderr_variable(self, spec: UnitSpec, instance: InstanceName) -> dict[str, str]:
@@ -479,6 +479,18 @@ class Executor:
         self._sockets.release()
         if self._streams is not None:
             self._streams.close()
+
+
+def failure_variables(failure: Failure | None) -> dict[str, str]:
+    """What a unit is told that was started because another one has failed."""
+    if failure is None:
+        return {}
+    return {
+        "PARSUP_FAILED_UNIT": failure.unit,
+        "PARSUP_FAILED_REASON": failure.reason.replace("\0", ""),
+        "PARSUP_FAILED_CAUSE": failure.cause.replace("\0", ""),
+        "PARSUP_FAILED_EXIT_STATUS": str(failure.exit_status),
+    }
 
 
 def program_path(inherited: Mapping[str, str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -78,13 +79,13 @@ class Reloader:
     def add(self, spec: UnitSpec) -> None:
         """Adds a unit that no file has, and starts it. Raises NotReloadedError."""
         now = self._executor.fleet.configuration
-        self._give(Reconfigure(Configuration(now.daemon, {**now.units, spec.name: spec})))
+        self._give(Reconfigure(replace(now, units={**now.units, spec.name: spec})))
 
     def drop(self, names: Collection[str]) -> None:
         """Removes units that no file has. Raises NotReloadedError."""
         now = self._executor.fleet.configuration
         units = {name: spec for name, spec in now.units.items() if name not in names}
-        self._give(Reconfigure(Configuration(now.daemon, units)))
+        self._give(Reconfigure(replace(now, units=units)))
 
     def _parsed(self) -> Configuration:
         """What the files say, and the units that no file has; where both have a name, the file goes first."""
@@ -110,7 +111,7 @@ def with_transients(read: Configuration, present: Mapping[str, UnitSpec]) -> Con
     """
     kept = {name: spec for name, spec in present.items() if spec.transient and name not in read.units}
     check_edges({**read.units, **kept})
-    return Configuration(read.daemon, {**read.units, **kept})
+    return replace(read, units={**read.units, **kept})
 
 
 def _id(plan: Plan, configuration: Configuration) -> str:

@@ -50,7 +50,8 @@ class ServiceManager:
             self._ready = True
             self._stop_timer("extend")
             lines.append("READY=1")
-        text = summary(statuses)
+        storm = self._executor.fleet.storm
+        text = f"{summary(statuses)}; {storm}" if storm else summary(statuses)
         if lines or text != self._said:
             self._said = text
             self._notifier.send(*lines, f"STATUS={text}")

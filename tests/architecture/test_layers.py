@@ -81,6 +81,8 @@ LAYERS = {
     "parsupd.core.restart": 1,
     "parsupd.core.backoff": 1,
     "parsupd.core.start_limit": 1,
+    "parsupd.core.groups": 1,
+    "parsupd.core.brake": 1,
     "parsupd.core.installation": 1,
     "parsupd.core.snapshot": 1,
     "parsupd.core.plan": 1,

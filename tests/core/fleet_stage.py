@@ -2,8 +2,20 @@
 
 from typing import Any
 
-from parsupd.core.effects import AllDown, Effect, Publish, Shutdown, SignalGroup, Spawn, Withdraw
-from parsupd.core.events import Exited, GroupEmpty, Ready, Spawned
+from parsupd.core.effects import (
+    Alarm,
+    AllDown,
+    Effect,
+    GroupFailed,
+    Publish,
+    Shutdown,
+    SignalGroup,
+    Spawn,
+    StormBegan,
+    StormEnded,
+    Withdraw,
+)
+from parsupd.core.events import Exited, GroupEmpty, Ready, Spawned, StartDefault
 from parsupd.core.fleet import Fleet
 from parsupd.core.units import (
     SIGTERM,
@@ -11,6 +23,7 @@ from parsupd.core.units import (
     DaemonSettings,
     Dependency,
     ExitCause,
+    GroupSpec,
     InstanceName,
     UnitSpec,
     UnitType,
@@ -23,7 +36,7 @@ def unit(name: str, kind: UnitType = UnitType.SIMPLE, **changes: Any) -> UnitSpe
     for key in ("requires", "binds_to", "wants", "after"):
         if key in changes:
             changes[key] = tuple(Dependency(other) for other in changes[key].split())
-    for key in ("part_of", "conflicts"):
+    for key in ("part_of", "conflicts", "on_failure"):
         if key in changes:
             changes[key] = tuple(changes[key].split())
     return UnitSpec(name=name, type=kind, **changes)
@@ -32,8 +45,9 @@ def unit(name: str, kind: UnitType = UnitType.SIMPLE, **changes: Any) -> UnitSpe
 class Stage:
     """A fleet, a clock, and somebody who answers for the processes when told to."""
 
-    def __init__(self, *units: UnitSpec) -> None:
-        self.fleet = Fleet(Configuration(DaemonSettings(), {each.name: each for each in units}))
+    def __init__(self, *units: UnitSpec, groups: tuple[GroupSpec, ...] = (), **daemon: Any) -> None:
+        named = {each.name: each for each in units}
+        self.fleet = Fleet(Configuration(DaemonSettings(**daemon), named, {each.name: each for each in groups}))
         self.now = 0.0
         self.generations: dict[InstanceName, int] = {}
 
@@ -57,6 +71,14 @@ class Stage:
                 return f"shutdown {effect.exit_code}"
             case AllDown():
                 return f"all down {effect.exit_code}"
+            case Alarm():
+                return f"{'alarm' if effect.started else 'no alarm'} {effect.unit} for {effect.instance}"
+            case GroupFailed():
+                return f"group {effect.group} failed"
+            case StormBegan():
+                return "storm"
+            case StormEnded():
+                return "calm"
             case _:
                 return ""
 
@@ -77,3 +99,12 @@ class Stage:
 
     def states(self) -> dict[str, str]:
         return {each.name: each.sub_state.value for each in self.fleet.status()}
+
+
+def up(*units: UnitSpec, **settings: Any) -> Stage:
+    """All units, started in order and ready."""
+    stage = Stage(*units, **settings)
+    spawned = [word.removeprefix("spawn ") for word in stage.do(StartDefault())]
+    while spawned:
+        spawned += [word.removeprefix("spawn ") for word in stage.up(spawned.pop(0)) if word.startswith("spawn ")]
+    return stage

@@ -19,15 +19,19 @@ from msgspec import Raw
 
 from parsupd.core import graph, snapshot
 from parsupd.core.effects import (
+    Alarm,
     AllDown,
     CancelSpawn,
     Changed,
     Forgotten,
+    GroupFailed,
     Note,
     Publish,
     Shutdown,
     SignalGroup,
     Spawn,
+    StormBegan,
+    StormEnded,
     Unkillable,
     Withdraw,
 )
@@ -57,7 +61,10 @@ from parsupd.core.units import (
     Configuration,
     DaemonSettings,
     Dependency,
+    Escalation,
     ExitCause,
+    GroupSpec,
+    GroupStrategy,
     InstanceName,
     RestartPolicy,
     SubState,
@@ -82,6 +89,20 @@ def possible_conflicts(units: Mapping[str, UnitSpec]) -> dict[str, UnitSpec]:
 
 
 @st.composite
+def groups(draw: Any, names: tuple[str, ...]) -> dict[str, GroupSpec]:
+    """None, or one of some of the units, in their order so that there is no cycle."""
+    members = tuple(name for name in names if draw(st.booleans()))
+    if len(members) < 2:
+        return {}
+    strategy, escalation = (
+        draw(st.sampled_from(GroupStrategy)),
+        draw(st.sampled_from([Escalation.FAIL] * 7 + [Escalation.EXIT])),
+    )
+    intensity = draw(st.sampled_from([0, 1, 5]))
+    return {"g": GroupSpec(name="g", units=members, strategy=strategy, intensity=intensity, escalation=escalation)}
+
+
+@st.composite
 def configurations(draw: Any) -> Configuration:
     """Five units at most; each may name those before it."""
     units: dict[str, UnitSpec] = {}
@@ -94,7 +115,7 @@ def configurations(draw: Any) -> Configuration:
         }
         names = {
             key: tuple(draw(st.sets(st.sampled_from(sorted(units)), max_size=1)))
-            for key in ("part_of", "conflicts")
+            for key in ("part_of", "conflicts", "on_failure")
             if units and draw(st.booleans())
         }
         policies = [RestartPolicy.NO, RestartPolicy.ON_FAILURE, RestartPolicy.ALWAYS]
@@ -109,7 +130,8 @@ def configurations(draw: Any) -> Configuration:
             **edges,
             **names,
         )
-    return Configuration(DaemonSettings(), possible_conflicts(units))
+    daemon = DaemonSettings(restart_storm_burst=draw(st.sampled_from([0, 1, 500])), restart_storm_interval_s=20)
+    return Configuration(daemon, possible_conflicts(units), draw(groups(tuple(units))))
 
 
 @dataclass
@@ -139,6 +161,7 @@ class Machine(RuleBasedStateMachine):
         self.published: set[InstanceName] = set()
         self.shutdowns = 0
         self.all_downs = 0
+        self.storm = False
         self.give(StartDefault())
 
     @property
@@ -194,6 +217,11 @@ class Machine(RuleBasedStateMachine):
             case Forgotten(instance):
                 assert all(life.gone for life in self.lives.get(instance, []))
                 assert instance not in self.published
+            case StormBegan() | StormEnded():
+                assert self.storm is isinstance(effect, StormEnded), "a storm is told once"
+                self.storm = not self.storm
+            case Alarm() | GroupFailed():
+                assert not self.shutdowns
             case Changed() | Note() | Unkillable():
                 assert effect.instance in self.lives or isinstance(effect, Changed)
 
@@ -283,7 +311,7 @@ class Machine(RuleBasedStateMachine):
             name: self.specs[name] if name in self.specs and keep >> place & 1 else spec
             for place, (name, spec) in enumerate(configuration.units.items())
         }
-        edges, names = ("requires", "binds_to", "wants", "after"), ("part_of", "conflicts")
+        edges, names = ("requires", "binds_to", "wants", "after"), ("part_of", "conflicts", "on_failure")
         pruned = {
             name: replace(
                 spec,
@@ -293,7 +321,7 @@ class Machine(RuleBasedStateMachine):
             for name, spec in units.items()
         }
         pruned = possible_conflicts(pruned)
-        new = Configuration(DaemonSettings(), pruned)
+        new = Configuration(configuration.daemon, pruned, configuration.groups)
         before = {
             status.name: status
             for status in self.fleet.status()
@@ -388,9 +416,12 @@ class Machine(RuleBasedStateMachine):
             for name, record in zip(instances, found.records(), strict=True)
         ]
         kept = {name: specs[name] for name in self.specs}
-        self.fleet = Fleet(Configuration(DaemonSettings(), kept), restored)
+        was = self.fleet.configuration
+        self.fleet = Fleet(Configuration(was.daemon, kept, was.groups), restored)
+        self.storm = False
+        braked = "the brake on restarts"  # a new parsupd begins with a full bucket
         now, then = sorted(map(str, self.fleet.status())), sorted(map(str, before))
-        assert now == then
+        assert [one for one, old in zip(now, then, strict=True) if one != old and braked not in old] == []
         for instance in self.lives.keys() - instances:
             del self.lives[instance]  # forgotten: its numbers begin anew
         for life in self.current():
@@ -436,7 +467,8 @@ class Machine(RuleBasedStateMachine):
                 one for one in self.fleet._wiring.apart[name] if self.fleet._units[one].tally.leaving
             }:
                 wrong.append(f"{name} obstacles")
-            if unit.waiting and not (unit.blockers or unit.obstacles):
+            free = any(not self.fleet._brake.holds(instance) for instance in unit.waiting)
+            if free and not (unit.blockers or unit.obstacles):
                 wrong.append(f"{name} waits for nothing")
             if unit.waiting and any(
                 self.fleet._is_hopeless(other, name) for other in self.fleet._wiring.requires[name]

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from fleet_stage import Stage, unit
+from fleet_stage import Stage, unit, up
 
 from parsupd.core.events import (
     DeadlineReached,
@@ -15,19 +15,9 @@ from parsupd.core.events import (
     StartDefault,
     Stop,
 )
-from parsupd.core.units import ExitCause, InstanceName, RestartPolicy, UnitSpec, UnitType
+from parsupd.core.units import ExitCause, InstanceName, RestartPolicy, UnitType
 
 CRASH = ExitCause.exited(1)
-
-
-def up(*units: UnitSpec) -> Stage:
-    """All units, started in order and ready."""
-    stage = Stage(*units)
-    spawned = [word.removeprefix("spawn ") for word in stage.do(StartDefault())]
-    while spawned:
-        spawned += [word.removeprefix("spawn ") for word in stage.up(spawned.pop(0)) if word.startswith("spawn ")]
-    assert set(stage.states().values()) == {"running"}
-    return stage
 
 
 def bound(**changes: Any) -> Stage:

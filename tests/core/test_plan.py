@@ -15,7 +15,7 @@ RUNNING, FAILED, DOWN = Present(True, SubState.RUNNING), Present(True, SubState.
 # Each key, and whether a change of it needs no restart: written out, so that nobody makes a key live by accident.
 LIVE_KEYS = {
     "description", "instances", "enabled", "exit_with", "requires", "wants", "after", "binds_to", "part_of",
-    "conflicts", "restart", "restart_sec",
+    "conflicts", "on_failure", "restart_storm_burst", "restart_storm_interval_sec", "restart", "restart_sec",
     "restart_steps", "restart_max_delay_sec", "restart_reset_after_sec", "start_limit_burst",
     "start_limit_interval_sec", "timeout_start_sec", "timeout_stop_sec", "kill_signal", "include",
 }  # fmt: skip
@@ -27,7 +27,7 @@ def configuration(text: str, *, path: str = "/etc/p.toml", daemon: DaemonSetting
         f'{line}\ntype = "simple"\nexec = ["x"]' if line.startswith("[unit.") else line for line in text.split("\n")
     ]
     found = parse([(path, "\n".join(lines))], "/etc/main.toml")
-    return Configuration(daemon or found.daemon, found.units)
+    return dataclasses.replace(found, daemon=daemon or found.daemon)
 
 
 def planned(old: str, new: str, **present: Present) -> Plan:
@@ -208,6 +208,25 @@ def test_settings_of_the_daemon_wait_for_its_next_start() -> None:
         ("log", "auto", "json", False),
         ("include", ["x"], ["y"], True),
     ]
+
+
+def test_groups_are_compared() -> None:
+    """A new one, a changed one, one that is gone; what it does to the start limits of its units is told with them."""
+    units = "[unit.a]\n[unit.b]\n"
+    one, two = "[group.g]\nunits = ['a']", "[group.g]\nunits = ['a', 'b']\nstrategy = 'one_for_all'\nperiod_sec = 3"
+
+    def groups(old: str, new: str) -> list[tuple[str, Any, Any, bool]]:
+        return [dataclasses.astuple(change) for change in planned(units + old, units + new).groups]
+
+    assert groups("", one) == [("g.units", None, ["a"], True)]
+    assert groups(one, two) == [
+        ("g.units", ["a"], ["a", "b"], True),
+        ("g.strategy", "one_for_one", "one_for_all", True),
+        ("g.period_sec", 10.0, 3.0, True),
+    ]
+    assert groups(two, "") == [("g.units", ["a", "b"], None, True)]
+    (change,) = planned(units, units + one).touched
+    assert [(key.key, key.new) for key in change.keys] == [("start_limit_burst", 0)]
 
 
 def test_reasons() -> None:

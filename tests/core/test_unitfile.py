@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from parsupd.core.readers import BadValueError
 from parsupd.core.toml_lines import key_lines
-from parsupd.core.unit_keys import UNIT_KEYS
+from parsupd.core.unit_keys import DAEMON_KEYS, GROUP_KEYS, UNIT_KEYS
 from parsupd.core.unitfile import (
     ConfigurationError,
     check_edges,
@@ -24,6 +24,9 @@ from parsupd.core.unitfile import (
 from parsupd.core.units import (
     SIGNALS,
     Dependency,
+    Escalation,
+    GroupSpec,
+    GroupStrategy,
     ListenAddress,
     LogFormat,
     Output,
@@ -57,6 +60,8 @@ runtime_dir = "run"
 state_dir = "/var/lib/x"
 log = "json"
 lease_sec = 5
+restart_storm_burst = 7
+restart_storm_interval_sec = 2
 include = ["units.d/*.toml", "/srv/*.toml"]
 
 [unit.marketdata]
@@ -83,6 +88,7 @@ after = []
 binds_to = ["marketdata"]
 part_of = ["log"]
 conflicts = ["pricing2"]
+on_failure = ["pricing2"]
 restart = "on-abnormal"
 restart_sec = 1
 restart_steps = 3
@@ -110,6 +116,13 @@ sockets = ["127.0.0.1:80", "[::1]:8080", "/run/log.sock"]
 [unit.pricing2]
 type = "simple"
 exec = ["x"]
+
+[group.web]
+units = ["log", "pricing2"]
+strategy = "rest_for_one"
+intensity = 0
+period_sec = 2.5
+escalation = "exit"
 """
 
 
@@ -121,6 +134,7 @@ def test_every_key_arrives() -> None:
     assert daemon.state_dir == "/var/lib/x"
     assert daemon.log is LogFormat.JSON
     assert daemon.lease_s == 5.0
+    assert (daemon.restart_storm_burst, daemon.restart_storm_interval_s) == (7, 2.0)
     assert daemon.include == ("/etc/parsupd/units.d/*.toml", "/srv/*.toml")
     assert list(configuration.units) == ["marketdata", "migrate", "pricing", "log", "pricing2"]
     assert configuration.units["pricing"] == UnitSpec(
@@ -138,6 +152,7 @@ def test_every_key_arrives() -> None:
         binds_to=(Dependency("marketdata"),),
         part_of=("log",),
         conflicts=("pricing2",),
+        on_failure=("pricing2",),
         restart=RestartPolicy.ON_ABNORMAL,
         restart_s=1.0,
         restart_steps=3,
@@ -160,6 +175,18 @@ def test_every_key_arrives() -> None:
         ListenAddress("::1", 8080),
         ListenAddress(path="/run/log.sock"),
     )
+    assert configuration.groups == {
+        "web": GroupSpec(
+            name="web",
+            source=MAIN,
+            units=("log", "pricing2"),
+            strategy=GroupStrategy.REST_FOR_ONE,
+            intensity=0,
+            period_s=2.5,
+            escalation=Escalation.EXIT,
+        )
+    }
+    assert configuration.units["log"].start_limit_burst == 0
     assert configuration.units["migrate"].exec == ("/usr/bin/migrate", "--all", "")
     assert configuration.units["marketdata"].init == ("a", 1)
 
@@ -172,7 +199,7 @@ def test_keys_and_fields_are_the_same() -> None:
 
 def test_the_file_above_uses_every_key() -> None:
     """So that test_every_key_arrives says what its name says."""
-    assert set(UNIT_KEYS) <= {path[-1] for path in key_lines(EVERYTHING)}
+    assert {*UNIT_KEYS, *GROUP_KEYS, *DAEMON_KEYS} <= {path[-1] for path in key_lines(EVERYTHING)}
 
 
 def test_defaults_of_a_daemon_and_of_a_oneshot() -> None:
@@ -298,6 +325,25 @@ REFUSED = {
     HEAD + 'binds_to = ["b"]\n[unit.b]\ntype = "simple"\nexec = ["x"]\npart_of = ["a"]': [
         "a.toml:1: unit.a: units wait for each other in a cycle: a -> b -> a"
     ],
+    HEAD + 'on_failure = ["b"]\n[unit.b]\ntype = "simple"\nexec = ["x"]\nrequires = ["a"]': [
+        "a.toml:1: unit.a: a failure would start what has failed: a -> b -> a"
+    ],
+    HEAD + 'on_failure = ["a"]': ["a.toml:1: unit.a: a failure would start what has failed: a -> a"],
+    HEAD + '[group.g]\nunits = ["b", "a", "a"]\nstrategy = "x"\n[group.h]\nunits = []\n[group.i]\nsize = 1': [
+        "a.toml:6: group.g.strategy: must be one of one_for_one, one_for_all, rest_for_one, not 'x'",
+        "a.toml:8: group.h.units: must not be empty",
+        "a.toml:10: group.i.size: unknown key",
+        "a.toml:9: group.i: needs the key 'units'",
+    ],
+    HEAD + 'start_limit_burst = 3\n[group.g]\nunits = ["b", "a", "a"]': [
+        "a.toml:6: group.g.units[0]: there is no unit 'b'",
+        "a.toml:4: unit.a.start_limit_burst: restarts of a are counted by its group g: set intensity there",
+        "a.toml:6: group.g.units[2]: a is already in group g",
+    ],
+    HEAD + 'after = ["b"]\n[unit.b]\ntype = "simple"\nexec = ["x"]\n[group.g]\nunits = ["a", "b"]': [
+        "a.toml:1: unit.a: units wait for each other in a cycle: a -> b -> a"
+    ],
+    "group = 1": ["a.toml:1: group: must be tables [group.NAME], not 1"],
     HEAD + 'after = ["a"]': ["a.toml:1: unit.a: units wait for each other in a cycle: a -> a"],
     HEAD
     + 'requires = ["b"]\n[unit.b]\ntype = "simple"\nexec = ["x"]\nwants = ["c"]\n'

@@ -136,6 +136,7 @@ def plan(plan_id: str, found: Plan) -> Info:
             for each in found.touched
         ],
         "untouched": [each.unit for each in found.units if each.action is Action.UNTOUCHED],
+        "groups": [_key(change) for change in found.groups],
         "daemon": [_key(change) for change in found.daemon],
     }
 

@@ -87,6 +87,38 @@ class Forgotten:
 
 
 @dataclass(frozen=True, slots=True)
+class Alarm:
+    """The instance has failed, and `unit` is started for it, or is not for the reason given."""
+
+    instance: InstanceName
+    unit: str
+    started: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFailed:
+    """A group had too many restarts and is given up."""
+
+    group: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StormBegan:
+    """Too many restarts of all units together: say it loudly. Further ones have to wait."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StormEnded:
+    """Restarts do not wait any more."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """Everything is being stopped; parsupd will exit with `exit_code`."""
 
@@ -102,4 +134,6 @@ class AllDown:
 
 
 UnitEffect = Spawn | CancelSpawn | SignalGroup | Publish | Withdraw | Changed | Note | Unkillable
-Effect = UnitEffect | Forgotten | Shutdown | AllDown
+Told = Changed | Note | Unkillable | Forgotten | Alarm | GroupFailed | StormBegan | StormEnded | Shutdown
+"""What is done by making it known."""
+Effect = UnitEffect | Told | AllDown

@@ -14,7 +14,7 @@ after its exit is seen), except that `Spawned` comes first. Each report is given
 
 from dataclasses import dataclass
 
-from parsupd.core.units import Configuration, ExitCause, InstanceName, UnitSpec
+from parsupd.core.units import Configuration, ExitCause, Failure, InstanceName, UnitSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,8 @@ class Order:
 @dataclass(frozen=True, slots=True)
 class StartOrder(Order):
     """Be up; forgets backoff and start limit, as `systemctl reset-failed` and `start` do."""
+
+    failure: Failure | None = None  # what it is started for
 
 
 @dataclass(frozen=True, slots=True)

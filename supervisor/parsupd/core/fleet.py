@@ -18,6 +18,9 @@ What the dependencies mean, U being the unit that names V:
 * Stop goes the other way: V gets its stop only when every U that is also being stopped is down. When V fails by itself
   meanwhile, it is cleared away at once.
 * Restart of V restarts, in the same order, the units that require it and run; they wait for V as at a start.
+* A group gives its units an order as `after` does. What its strategy restarts with a unit is down before anything of
+  the group is started again, and forgets neither its backoff nor its restarts; see `groups`.
+* Restarts of all units together are braked; see `brake`. Starts that somebody asks for are not.
 * A changed configuration does what its plan says (`plan`). What it does not have any more is stopped in order, shown
   until it is down, and forgotten; edges count at once.
 * Stop or restart of one instance (`V@2`) concerns that instance alone as long as another one is wanted, else the unit.
@@ -30,8 +33,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from parsupd.core import graph, unit_machine
-from parsupd.core.effects import AllDown, Effect, Forgotten, Shutdown
+from parsupd.core import graph, groups, start_limit, unit_machine
+from parsupd.core.effects import Alarm, AllDown, Effect, Forgotten, GroupFailed, Shutdown
 from parsupd.core.events import (
     DeadlineReached,
     DependenciesReady,
@@ -51,11 +54,12 @@ from parsupd.core.events import (
     StopOrder,
     UnitEvent,
 )
+from parsupd.core.groups import GroupState
 from parsupd.core.plan import Action, UnitPlan, settings_in_force
 from parsupd.core.roster import NoSuchUnitError, Roster
 from parsupd.core.tally import ALIVE, AT_REST, SERVING, StopLike, Tally, Unit, rearranged, tally_of
 from parsupd.core.unit_state import UnitState
-from parsupd.core.units import Configuration, InstanceName, SubState, Target
+from parsupd.core.units import Configuration, Escalation, Failure, GroupSpec, InstanceName, SubState, Target
 
 REMOVED = "it is not in the configuration any more"
 FollowOrder = partial(RestartOrder, fresh=False)
@@ -84,6 +88,8 @@ class Fleet(Roster):
         self._alive = 0
         self._deadlines: list[tuple[float, InstanceName]] = []  # a heap; an entry that is not the state's own is stale
         self._todo: deque[Callable[[], None]] = deque()
+        self._groups: dict[str, GroupState] = {}
+        self._alarms: dict[str, tuple[float, ...]] = {}  # when each unit was started for a failure
         self._effects: list[Effect] = []
         self._now = 0.0
         self._exit_code: int | None = None  # set when everything is being stopped
@@ -134,6 +140,7 @@ class Fleet(Roster):
         self._take(event)
         while self._todo:
             self._todo.popleft()()
+        self._effects.extend(self._brake.told())
         if self._exit_code is not None and self._alive == 0 and not self._all_down:
             self._all_down = True
             self._effects.append(AllDown(self._exit_code))
@@ -141,6 +148,10 @@ class Fleet(Roster):
 
     def next_deadline(self) -> float | None:
         """The instant at which DeadlineReached is due, or None."""
+        ours = (at for at in (self._next_of_units(), self._brake.next_at()) if at is not None)
+        return min(ours, default=None)
+
+    def _next_of_units(self) -> float | None:
         while self._deadlines:
             at, instance = self._deadlines[0]
             state = self._states.get(instance)
@@ -162,9 +173,10 @@ class Fleet(Roster):
                 if event.instance in self._states:  # else it is forgotten: the other source tells of its end, too
                     self._step(event.instance, event)
             case DeadlineReached():
-                while (at := self.next_deadline()) is not None and at <= self._now:
+                while (at := self._next_of_units()) is not None and at <= self._now:
                     _, instance = heapq.heappop(self._deadlines)
                     self._step(instance, event)
+                self._todo.append(self._release)
             case Start():
                 self._start(self._to_be_up(event.name), event.reason)
             case StartDefault():
@@ -183,11 +195,11 @@ class Fleet(Roster):
             case ShutdownRequested():
                 self._shut_down(event.reason, event.exit_code)
 
-    def _start(self, instances: Iterable[InstanceName], reason: str) -> None:
+    def _start(self, instances: Iterable[InstanceName], reason: str, failure: Failure | None = None) -> None:
         chosen = dict.fromkeys(instances)
         self._pull_in(chosen, reason)
         for instance in chosen:
-            self._want(instance, reason)
+            self._want(instance, reason, failure)
 
     def _pull_in(self, chosen: Collection[InstanceName], reason: str) -> None:
         """Starts all instances of the units that those of `chosen` require and want, unless they are chosen too."""
@@ -210,12 +222,14 @@ class Fleet(Roster):
                 if tally.wanted or tally.alive:
                     self._stop(other, f"it conflicts with {name}: {reason}")
 
-    def _want(self, instance: InstanceName, reason: str) -> None:
+    def _want(self, instance: InstanceName, reason: str, failure: Failure | None = None) -> None:
         held = self._units[instance.unit].held
         if not isinstance(held.get(instance), RestartOrder):
             held.pop(instance, None)
             self._retally(instance)
-        self._todo.append(partial(self._step, instance, StartOrder(reason)))
+        if self._brake.spare(instance):  # who asks for a start is not held back
+            self._todo.append(partial(self._review, instance))
+        self._todo.append(partial(self._step, instance, StartOrder(reason, failure)))
 
     def _kept(self, name: str) -> tuple[InstanceName, ...]:
         """The instances that a name stands for, without those that are being removed."""
@@ -291,11 +305,14 @@ class Fleet(Roster):
             return
         names = graph.closure(self._wiring.bound[name], self._wiring.restarted_with)
         for other in reversed(self._wiring.in_order(names)):
-            given = FollowOrder(f"it {self._wiring.tie(other, name)} {name}, which is gone")
-            for instance in self._units[other].instances:
-                asked = instance in self._units[other].held
-                if self._states[instance].sub_state in SERVING and self._parts[instance].wanted and not asked:
-                    self._ask(instance, given)
+            self._follow(other, f"it {self._wiring.tie(other, name)} {name}, which is gone", SERVING)
+
+    def _follow(self, name: str, reason: str, concerned: frozenset[SubState]) -> None:
+        """Restarts the wanted instances of a unit for the sake of others, unless they are on their way down."""
+        for instance in self._units[name].instances:
+            asked = instance in self._units[name].held
+            if self._states[instance].sub_state in concerned and self._parts[instance].wanted and not asked:
+                self._ask(instance, FollowOrder(reason))
 
     def _rejoin(self, name: str) -> None:
         """The unit is ready again: what is bound to it and had failed, perhaps for that reason, is started."""
@@ -304,6 +321,67 @@ class Fleet(Roster):
                 for instance in self._units[other].instances:
                     if self._states[instance].sub_state is SubState.FAILED and self._parts[instance].wanted:
                         self._want(instance, f"{name}, which it is bound to, is ready again")
+
+    # Groups, and units that are started for failures.
+
+    def _regroup(self, instance: InstanceName) -> None:
+        """An instance of a group backs off: others are restarted with it, or the group has had enough."""
+        state, group = self._states[instance], self._group_of[instance.unit]
+        if state.sub_state is not SubState.BACKOFF or self.shutting_down:
+            return
+        began_at = state.incarnations[-1].started_at
+        known = self._groups.get(group.name, GroupState())
+        self._groups[group.name], verdict = groups.step(group, known, instance.unit, began_at, self._now)
+        if verdict.exceeded:
+            self._give_up(group, instance)
+            return
+        reason = f"group {group.name} is {group.strategy.value}, and {instance} is restarted"
+        names = graph.closure(verdict.restarts, self._wiring.restarted_with)
+        for other in reversed(self._wiring.in_order(names)):
+            self._follow(other, reason, SERVING | {SubState.EXITED} if other in verdict.restarts else SERVING)
+
+    def _give_up(self, group: GroupSpec, last: InstanceName) -> None:
+        reason = (
+            f"group {group.name} had more than {group.intensity} restarts within {group.period_s:g} s, "
+            f"the last of {last}: {self._states[last].incarnations[-1].cause}"
+        )
+        self._effects.append(GroupFailed(group.name, reason))
+        match group.escalation:
+            case Escalation.EXIT:
+                self._shut_down(reason, 1)
+            case Escalation.FAIL:
+                for name in reversed(group.units):
+                    for instance in self._units[name].instances:
+                        if self._states[instance].sub_state in ALIVE:
+                            self._ask(instance, DependencyFailed(reason))
+
+    def _alarm(self, failed: InstanceName, name: str) -> None:
+        """Starts a unit for a failure; not again and again, should the one lead to the other."""
+        state, unit = self._states.get(failed), self._units.get(name)
+        if state is None or unit is None or not unit.instances or self.shutting_down:
+            return
+        spec = unit.spec
+        starts = start_limit.admit(
+            self._alarms.get(name, ()), self._now, burst=spec.start_limit_burst, interval_s=spec.start_limit_interval_s
+        )
+        if starts is None:
+            limit = f"start limit hit: {spec.start_limit_burst} starts within {spec.start_limit_interval_s:g} s"
+            self._effects.append(Alarm(failed, name, started=False, reason=limit))
+            return
+        self._alarms[name] = starts
+        reason = f"{failed} has failed: {state.reason}"
+        self._effects.append(Alarm(failed, name, started=True, reason=reason))
+        for instance in unit.instances:
+            if self._states[instance].sub_state is SubState.EXITED:  # it has done its work for an earlier failure
+                self._step(instance, StopOrder(reason))
+        self._start(unit.instances, reason, failure_of(state))
+
+    # The brake on restarts.
+
+    def _release(self) -> None:
+        """Lets those go on that the brake held back, in their order, as far as it allows."""
+        for instance in self._brake.released(self._now):
+            self._todo.append(partial(self._review, instance))
 
     # A changed configuration.
 
@@ -329,6 +407,8 @@ class Fleet(Roster):
         }
         self._parts = {instance: self._parts.get(instance, Tally()) for instance in self._states}
         self._connect()
+        self._groups = {name: state for name, state in self._groups.items() if name in configuration.groups}
+        self._brake.set_to(daemon)
         todo = {each.unit: each for each in touched if each.unit in self._units}  # without those that had no instance
         for each in todo.values():
             self._redescribe(each)
@@ -358,6 +438,7 @@ class Fleet(Roster):
             return
         del unit.removed[instance], self._parts[instance]
         self._generations[instance] = self._states.pop(instance).generation
+        self._brake.forget(instance)
         self._touched.add(instance)
         self._effects.append(Forgotten(instance))
 
@@ -388,8 +469,12 @@ class Fleet(Roster):
         hopeless = [other for other in self._wiring.requires[instance.unit] if self._is_hopeless(other, instance.unit)]
         if hopeless:
             self._step(instance, DependencyFailed(f"it requires {hopeless[0]}, which is not going to be ready"))
-        elif not (unit.blockers or unit.obstacles):
-            self._step(instance, DependenciesReady(self._states[instance].reason))
+        elif unit.blockers or unit.obstacles:
+            self._brake.drop(instance)
+        else:
+            admitted, reason = self._brake.admit(self._states[instance], self._now)
+            if admitted:
+                self._step(instance, DependenciesReady(reason))
 
     # What follows from a step.
 
@@ -418,6 +503,7 @@ class Fleet(Roster):
     def _moved(self, instance: InstanceName, after: UnitState, event: UnitEvent) -> None:
         unit = self._units[instance.unit]
         unit.waiting.pop(instance, None)
+        self._brake.drop(instance)
         if instance in unit.held and after.sub_state not in SERVING:
             self._todo.append(partial(self._give_out, instance))
         if after.sub_state is SubState.WAITING:  # reviewed after what is held is given out: till then it may not start
@@ -426,6 +512,9 @@ class Fleet(Roster):
         if after.sub_state is SubState.FAILED:
             others = self._wiring.farthest_first(unit.spec.name, self._wiring.required_by)
             self._ask_all(others, DependencyFailed, unit.spec.name, f", which failed: {after.reason}", ALIVE)
+            self._todo.extend(partial(self._alarm, instance, other) for other in unit.spec.on_failure)
+        if after.sub_state is SubState.BACKOFF and instance.unit in self._group_of:
+            self._todo.append(partial(self._regroup, instance))
         if unit.spec.exit_with and after.sub_state in AT_REST and after.target is Target.UP:
             code = _exit_code(after, event)
             others_alive = unit.tally.alive > 1  # the tally still counts this instance
@@ -480,6 +569,13 @@ class Fleet(Roster):
             else:
                 follower.obstacles.discard(unit.spec.name)
                 self._todo.extend(partial(self._review, each) for each in follower.waiting)
+
+
+def failure_of(state: UnitState) -> Failure:
+    """What is told to those who are started because this instance has failed."""
+    last = state.incarnations[-1].cause if state.incarnations else None
+    status = 1 if last is None else last.exit_status
+    return Failure(str(state.instance), state.reason, "" if last is None else str(last), status)
 
 
 def _exit_code(state: UnitState, event: UnitEvent) -> int:

@@ -21,6 +21,8 @@ MESSAGE_IDS = {
     "unit_output_lost": "42bead44e7834fc4b115eebf5897bb95",
     "unit_output_elsewhere": "1beb1fed78094e51b2a3eb460fcef9c6",
     "spawn_crashed": "4718e8c412564ab488171d4c385b3c62",
+    "restart_storm": "e1e7306097bf4ac6aae6eea8471319cc",
+    "group_failed": "f0c555e50d6a4e1f8c191f181f70c410",
 }
 
 _CHANGES = {

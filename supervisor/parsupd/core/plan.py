@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from parsupd.core import graph
 from parsupd.core.tally import SERVING
-from parsupd.core.unit_keys import DAEMON_KEYS, UNIT_KEYS, Live, field_of
+from parsupd.core.unit_keys import DAEMON_KEYS, GROUP_KEYS, UNIT_KEYS, Live, field_of
 from parsupd.core.units import (
     SIGNAL_NAMES,
     Configuration,
@@ -94,6 +94,7 @@ class Plan:
     """What a configuration would do: the units in its order, then those that it does not have any more."""
 
     units: tuple[UnitPlan, ...]
+    groups: tuple[KeyChange, ...]  # all of them live
     daemon: tuple[KeyChange, ...]  # settings of parsupd itself; what is not live waits for its next start
 
     @property
@@ -103,7 +104,7 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        return not self.touched and not self.daemon
+        return not (self.touched or self.groups or self.daemon)
 
 
 def differences(old: UnitSpec, new: UnitSpec) -> tuple[KeyChange, ...]:
@@ -126,7 +127,7 @@ def plan(old: Configuration, new: Configuration, present: Mapping[InstanceName, 
         present: All instances of `old`, as they are.
     """
     drafts = {name: _draft(old.units.get(name), spec, present) for name, spec in new.units.items()}
-    wiring = Wiring(new.units)
+    wiring = Wiring(new.units, new.groups.values())
     _restart_dependants(drafts, wiring, present)
     _pull_in(drafts, wiring, old, present)
     _make_way(drafts, wiring, present)
@@ -136,7 +137,21 @@ def plan(old: Configuration, new: Configuration, present: Mapping[InstanceName, 
         for name, spec in old.units.items()
         if name not in new.units
     )
-    return Plan((*kept, *gone), _differences(DAEMON_KEYS, old.daemon, new.daemon))
+    return Plan((*kept, *gone), _group_changes(old, new), _differences(DAEMON_KEYS, old.daemon, new.daemon))
+
+
+def _group_changes(old: Configuration, new: Configuration) -> tuple[KeyChange, ...]:
+    """Which groups differ; of one that is new or gone, its units."""
+    found: list[KeyChange] = []
+    for name in dict.fromkeys((*old.groups, *new.groups)):
+        before, after = old.groups.get(name), new.groups.get(name)
+        if before is not None and after is not None:
+            changes = _differences(GROUP_KEYS, before, after)
+            found += [dataclasses.replace(change, key=f"{name}.{change.key}", live=True) for change in changes]
+        else:
+            was, will = ([*group.units] if group is not None else None for group in (before, after))
+            found.append(KeyChange(f"{name}.units", was, will, live=True))
+    return tuple(found)
 
 
 @dataclass(slots=True)
@@ -250,7 +265,7 @@ def _halt(draft: _Draft, reason: str, present: Mapping[InstanceName, Present]) -
 
 
 def _differences(keys: Iterable[str], old: Any, new: Any) -> tuple[KeyChange, ...]:
-    table = {**UNIT_KEYS, **DAEMON_KEYS}
+    table = {**UNIT_KEYS, **GROUP_KEYS, **DAEMON_KEYS}
     found: list[KeyChange] = []
     for key in keys:
         before, after, live = getattr(old, field_of(key)), getattr(new, field_of(key)), isinstance(table[key], Live)

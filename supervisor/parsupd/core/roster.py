@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from parsupd.core.brake import Brake
 from parsupd.core.plan import Plan, Present, plan
 from parsupd.core.status import InstanceStatus, Why, status_of, why_of
 from parsupd.core.tally import StopLike, Tally, Unit
@@ -28,10 +29,13 @@ class Roster:
         }
         self._parts = dict.fromkeys(self._states, Tally())
         self._touched: set[InstanceName] = set()
+        self._brake = Brake(configuration.daemon)
 
     def _connect(self) -> None:
         """Wires the units anew, and counts afresh what each of them waits for."""
-        self._wiring = Wiring({name: unit.spec for name, unit in self._units.items()})
+        groups = tuple(self._configuration.groups.values())
+        self._wiring = Wiring({name: unit.spec for name, unit in self._units.items()}, groups)
+        self._group_of = {name: group for group in groups for name in group.units}
         for name, unit in self._units.items():
             unit.blockers = {other for other in self._wiring.before[name] if self._blocks(other, name)}
             unit.leaving_dependants = sum(self._units[one].tally.leaving > 0 for one in self._wiring.dependants[name])
@@ -101,6 +105,11 @@ class Roster:
         return replace(self._configuration, units={**units, **scaled})
 
     @property
+    def storm(self) -> str:
+        """What is to be said of a restart storm; empty when there is none."""
+        return self._brake.storm
+
+    @property
     def scaled(self) -> Mapping[str, int]:
         """The numbers of instances that Scale has set, of the units in which no Reconfigure has said otherwise."""
         return self._scaled
@@ -153,7 +162,8 @@ class Roster:
 
     def _status(self, instance: InstanceName) -> InstanceStatus:
         unit = self._units[instance.unit]
-        return status_of(self._states[instance], unit.held.get(instance), self._waits_for(unit))
+        waits_for = ["the brake on restarts"] if self._brake.holds(instance) else self._waits_for(unit)
+        return status_of(self._states[instance], unit.held.get(instance), waits_for)
 
     def _waits_for(self, unit: Unit) -> list[str]:
         """What a waiting instance of a unit waits for, in words."""

@@ -11,7 +11,7 @@ import msgspec
 
 from parsupd.core.events import DependencyFailed, RestartOrder, StopOrder
 from parsupd.core.unit_state import Run, UnitState
-from parsupd.core.units import Incarnation, InstanceName, SubState, Target, UnitSpec
+from parsupd.core.units import Failure, Incarnation, InstanceName, SubState, Target, UnitSpec
 
 FORMAT = 1
 """Raised when bytes of an older parsupd cannot be read any more; those are then as good as none."""
@@ -55,6 +55,7 @@ class InstanceRecord(msgspec.Struct, frozen=True):
     held: tuple[str, str] | None = None  # an order that waits for dependants: its name in HELD, and its reason
     process: ProcessRecord | None = None
     spec: UnitSpec | None = None  # that of the run, when the unit's has changed since
+    failure: Failure | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -99,6 +100,7 @@ def record(state: UnitState, held: Held | None, process: ProcessRecord | None) -
         held=None if held is None else (_name_of(held), held.reason),
         process=process,
         spec=None if state.next_spec is None else state.spec,
+        failure=state.failure,
     )
 
 
@@ -119,6 +121,7 @@ def state_of(record: InstanceRecord, spec: UnitSpec) -> UnitState:
         restarts_in_row=record.restarts_in_row,
         starts=record.starts,
         incarnations=record.incarnations,
+        failure=record.failure,
     )
 
 

@@ -25,6 +25,8 @@ from parsupd.core.readers import (
 from parsupd.core.units import (
     SIGNALS,
     Dependency,
+    Escalation,
+    GroupStrategy,
     ListenAddress,
     LogFormat,
     Output,
@@ -155,6 +157,7 @@ UNIT_KEYS: dict[str, Reader] = {
     "binds_to": Live(several(dependency)),
     "part_of": Live(several(filled)),
     "conflicts": Live(several(filled)),
+    "on_failure": Live(several(filled)),
     "restart": Live(choice(RestartPolicy)),
     "restart_sec": Live(seconds()),
     "restart_steps": Live(whole(0, 1000)),
@@ -174,12 +177,22 @@ UNIT_KEYS: dict[str, Reader] = {
     "umask": umask,
 }
 
+GROUP_KEYS: dict[str, Reader] = {
+    "units": several(filled, at_least=1),
+    "strategy": choice(GroupStrategy),
+    "intensity": whole(0, 10_000),
+    "period_sec": seconds(),
+    "escalation": choice(Escalation),
+}
+
 DAEMON_KEYS: dict[str, Reader] = {
     "runtime_dir": filled,
     "state_dir": filled,
     "log": choice(LogFormat),
     "include": Live(several(filled)),
     "lease_sec": seconds(),
+    "restart_storm_burst": Live(whole(0, 1_000_000)),
+    "restart_storm_interval_sec": Live(seconds()),
 }
 
 # Keys that only some types have, and of those the one that each type must have.

@@ -154,7 +154,8 @@ def _fresh(state: UnitState, event: Order) -> UnitState:
     """Forgets what earlier failures led to, because somebody asked for a start; for others' sake it is no start."""
     if isinstance(event, RestartOrder) and not event.fresh:
         return replace(state, target=Target.UP, restarts=state.restarts + 1, starts=state.starts[:-1])
-    return replace(state, target=Target.UP, restarts=0, restarts_in_row=0, starts=())
+    failure = event.failure if isinstance(event, StartOrder) else None
+    return replace(state, target=Target.UP, restarts=0, restarts_in_row=0, starts=(), failure=failure)
 
 
 # Rules for orders.

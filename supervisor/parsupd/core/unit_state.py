@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from parsupd.core.events import UnitEvent
-from parsupd.core.units import ExitCause, Incarnation, InstanceName, SubState, Target, UnitSpec
+from parsupd.core.units import ExitCause, Failure, Incarnation, InstanceName, SubState, Target, UnitSpec
 
 
 class Ending(enum.Enum):
@@ -61,6 +61,7 @@ class UnitState(msgspec.Struct, frozen=True):
     restarts_in_row: int = 0  # without a stable run: for the backoff
     starts: tuple[float, ...] = ()  # for the start limit
     incarnations: tuple[Incarnation, ...] = ()
+    failure: Failure | None = None  # of another one, for which it was started
     story: tuple[StoryEntry, ...] = ()
 
 

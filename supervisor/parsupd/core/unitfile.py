@@ -6,27 +6,33 @@ The shell reads files and expands globs; what is here sees only text. Paths in a
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from parsupd.core import graph
 from parsupd.core.readers import BadValueError, Reader, did_you_mean
 from parsupd.core.toml_lines import Path, key_lines, line_of
-from parsupd.core.unit_keys import DAEMON_KEYS, NEEDED, ONLY_FOR, UNIT_KEYS, UNIT_NAME, VARIABLE, field_of
+from parsupd.core.unit_keys import DAEMON_KEYS, GROUP_KEYS, NEEDED, ONLY_FOR, UNIT_KEYS, UNIT_NAME, VARIABLE, field_of
 from parsupd.core.units import (
     Configuration,
     DaemonSettings,
     Dependency,
+    GroupSpec,
     Output,
     OutputKind,
     RestartPolicy,
     UnitSpec,
     UnitType,
 )
+from parsupd.core.wiring import earlier_in_groups
 
 DEFAULT_INCLUDE = ("units.d/*.toml",)
+PULLING_KEYS = ("requires", "binds_to", "wants")
 DEPENDENCY_KEYS = ("requires", "binds_to", "wants", "after")
-NAME_KEYS = ("part_of", "conflicts")
+NAME_KEYS = ("part_of", "conflicts", "on_failure")
+TABLES = ("parsupd", "unit", "group")
+MOST_IN_GROUP = 200
+"""Each unit of a group waits for all before it: the number of edges grows with the square."""
 ORDER_KEYS = (*DEPENDENCY_KEYS, "part_of")
 
 
@@ -73,6 +79,8 @@ class _Found:
     files: dict[str, _File] = field(default_factory=dict)  # by name of the unit
     edges: dict[str, dict[str, tuple[Dependency, ...]]] = field(default_factory=dict)  # of units with errors too
     daemon: DaemonSettings = field(default_factory=DaemonSettings)
+    groups: dict[str, GroupSpec] = field(default_factory=dict)
+    group_files: dict[str, _File] = field(default_factory=dict)
 
 
 def include_patterns(path: str, text: str) -> tuple[str, ...]:
@@ -113,7 +121,7 @@ def parse(files: Sequence[tuple[str, str]], main: str) -> Configuration:
         _check_dependencies(found)
     if problems:
         raise ConfigurationError(problems)
-    return Configuration(found.daemon, found.units)
+    return Configuration(found.daemon, found.units, found.groups)
 
 
 def parse_one(name: str, table: Mapping[str, Any], source: str, others: Mapping[str, UnitSpec]) -> UnitSpec:
@@ -218,23 +226,48 @@ def _load(path: str, text: str, problems: list[Problem]) -> _File | None:
 
 def _read_file(file: _File, found: _Found, *, is_main: bool) -> None:
     for key in file.document:
-        if key not in {"parsupd", "unit"}:
-            file.complain((key,), f"unknown table or key{did_you_mean(key, ('parsupd', 'unit'))}")
+        if key not in TABLES:
+            file.complain((key,), f"unknown table or key{did_you_mean(key, TABLES)}")
     if is_main:
         found.daemon = _daemon(file)
     elif "parsupd" in file.document:
         file.complain(("parsupd",), "only the main file may have this table")
-    units = file.document.get("unit", {})
-    if not isinstance(units, dict):
-        file.complain(("unit",), f"must be tables [unit.NAME], not {units!r}")
-        return
-    for name, table in units.items():
+    for name, table in _tables(file, "group").items():
+        if name in found.group_files:
+            file.complain(("group", name), f"the group is also in {found.group_files[name].path}")
+            continue
+        found.group_files[name] = file
+        _read_group(file, name, table, found)
+    for name, table in _tables(file, "unit").items():
         where = ("unit", name)
         if name in found.files:
             file.complain(where, f"the unit is also in {found.files[name].path}")
             continue
         found.files[name] = file
         _read_unit(file, name, table, found)
+
+
+def _tables(file: _File, kind: str) -> dict[str, Any]:
+    tables = file.document.get(kind, {})
+    if isinstance(tables, dict):
+        return tables
+    file.complain((kind,), f"must be tables [{kind}.NAME], not {tables!r}")
+    return {}
+
+
+def _read_group(file: _File, name: str, table: Any, found: _Found) -> None:
+    where = ("group", name)
+    before = len(file.problems)
+    if not UNIT_NAME.fullmatch(name):
+        file.complain(where, "a group's name has letters, digits, dots, dashes and underscores, 128 at most")
+    values = _values(file, where, table, GROUP_KEYS)
+    if isinstance(table, dict) and "units" not in table:
+        file.complain(where, "needs the key 'units'")
+    if len(values.get("units", ())) > MOST_IN_GROUP:
+        file.complain((*where, "units"), f"a group has {MOST_IN_GROUP} units at most")
+    if len(file.problems) == before:
+        fields = {field_of(key): value for key, value in values.items()}
+        found.groups[name] = GroupSpec(name=name, source=file.path, **fields)
 
 
 def _daemon(file: _File) -> DaemonSettings:
@@ -341,8 +374,11 @@ def resolve(source: str, path: str) -> str:
 def _check_dependencies(found: _Found) -> None:
     """Complains about names that no file has, about conditions that do not fit, and about a cycle."""
     before: dict[str, list[str]] = {}
+    _check_groups(found)
+    earlier = earlier_in_groups(found.groups.values())
     for name, edges in found.edges.items():
         before[name] = [edge.unit for key in ORDER_KEYS for edge in edges[key]]
+        before[name] += earlier.get(name, ())
         for key, named in edges.items():
             for index, edge in enumerate(named):
                 message = _bad_edge(found, edge)
@@ -354,7 +390,46 @@ def _check_dependencies(found: _Found) -> None:
     if cycle:
         message = f"units wait for each other in a cycle: {' -> '.join(cycle)}"
         found.files[cycle[0]].complain(("unit", cycle[0]), message)
+    else:
+        _check_failures(found)
     _check_conflicts(found)
+
+
+def _check_groups(found: _Found) -> None:
+    """Complains about units that no file has, that are in two groups, or that have a start limit of their own.
+
+    The others get none: what counts restarts is their group.
+    """
+    taken: dict[str, str] = {}
+    for group in list(found.groups.values()):
+        file, where = found.group_files[group.name], ("group", group.name, "units")
+        for index, name in enumerate(group.units):
+            if name not in found.edges:
+                file.complain(where, f"there is no unit {name!r}{did_you_mean(name, found.edges)}", f"[{index}]")
+            elif name in taken:
+                file.complain(where, f"{name} is already in group {taken[name]}", f"[{index}]")
+                found.groups[group.name] = replace(group, units=())  # else it would also be told of a cycle
+                continue
+            taken[name] = group.name
+            if name in found.units:
+                own = found.files[name].document["unit"][name]
+                for key in ("start_limit_burst", "start_limit_interval_sec"):
+                    if key in own:
+                        message = f"restarts of {name} are counted by its group {group.name}: set intensity there"
+                        found.files[name].complain(("unit", name, key), message)
+                found.units[name] = replace(found.units[name], start_limit_burst=0)
+
+
+def _check_failures(found: _Found) -> None:
+    """Complains when what is started for a failure would start what has failed."""
+    starts = {
+        name: [edge.unit for key in (*PULLING_KEYS, "on_failure") for edge in edges[key]]
+        for name, edges in found.edges.items()
+    }
+    cycle = graph.find_cycle(starts)
+    if cycle:
+        message = f"a failure would start what has failed: {' -> '.join(cycle)}"
+        found.files[cycle[0]].complain(("unit", cycle[0]), message)
 
 
 def _check_conflicts(found: _Found) -> None:

@@ -258,6 +258,7 @@ class UnitSpec:
     binds_to: tuple[Dependency, ...] = ()
     part_of: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
+    on_failure: tuple[str, ...] = ()  # units that are started when an instance has failed
     restart: RestartPolicy = RestartPolicy.ON_FAILURE
     restart_s: float = 0.1
     restart_steps: int = 5
@@ -292,6 +293,34 @@ class UnitSpec:
         return tuple(InstanceName(self.name, number + 1) for number in range(self.instances))
 
 
+class GroupStrategy(enum.Enum):
+    """Which units of a group are restarted with one that is, as in Erlang/OTP."""
+
+    ONE_FOR_ONE = "one_for_one"
+    ONE_FOR_ALL = "one_for_all"
+    REST_FOR_ONE = "rest_for_one"  # those that come after it
+
+
+class Escalation(enum.Enum):
+    """What happens when a group had too many restarts."""
+
+    FAIL = "fail"  # all its units are stopped and have failed
+    EXIT = "exit"  # everything is stopped and parsupd exits with 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSpec:
+    """Units that are started in this order, stopped in reverse, and restarted together as the strategy says."""
+
+    name: str
+    source: str = ""  # path of the file that holds it
+    units: tuple[str, ...] = ()
+    strategy: GroupStrategy = GroupStrategy.ONE_FOR_ONE
+    intensity: int = 5  # restarts within the period; one more is too many
+    period_s: float = 10.0
+    escalation: Escalation = Escalation.FAIL
+
+
 class LogFormat(enum.Enum):
     """Where and how parsupd logs; AUTO is the executor's choice."""
 
@@ -310,14 +339,27 @@ class DaemonSettings:
     lease_s: float = 120.0  # how long workers go on without a parsupd before they end
     log: LogFormat = LogFormat.AUTO
     include: tuple[str, ...] = ()  # globs; the shell expands them
+    restart_storm_burst: int = 500  # restarts of all units together
+    restart_storm_interval_s: float = 10.0  # within this time; more have to wait
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Everything that the files say: settings of the daemon, and units by name in the order of the files."""
+    """Everything that the files say: settings of the daemon, and units and groups by name in the order of the files."""
 
     daemon: DaemonSettings
     units: Mapping[str, UnitSpec]
+    groups: Mapping[str, GroupSpec] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What an instance was started for: another one has failed, and names it in `on_failure`."""
+
+    unit: str  # the name of the instance
+    reason: str
+    cause: str = ""  # how its last run ended; empty when it never ran
+    exit_status: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,24 @@
 from collections.abc import Iterable, Mapping
 
 from parsupd.core import graph
-from parsupd.core.units import UnitSpec
+from parsupd.core.units import GroupSpec, GroupStrategy, UnitSpec
+
+
+def earlier_in_groups(groups: Iterable[GroupSpec]) -> dict[str, tuple[str, ...]]:
+    """`{unit: units of its group that come before it}`."""
+    return {name: group.units[:place] for group in groups for place, name in enumerate(group.units)}
 
 
 class Wiring:
     """The edges between units, which have no cycle; an edge to a unit that is not among them is left out."""
 
-    def __init__(self, specs: Mapping[str, UnitSpec]) -> None:
+    def __init__(self, specs: Mapping[str, UnitSpec], groups: Iterable[GroupSpec] = ()) -> None:
         def kept(names: Iterable[str]) -> tuple[str, ...]:
             return tuple(dict.fromkeys(name for name in names if name in specs))
 
-        self.before = {name: kept(spec.order) for name, spec in specs.items()}
+        groups = tuple(groups)
+        earlier = earlier_in_groups(groups)
+        self.before = {name: kept((*spec.order, *earlier.get(name, ()))) for name, spec in specs.items()}
         """Units that are started before it and stopped after it."""
         self.dependants = graph.turned(self.before)
         self.binds_to = {name: kept(edge.unit for edge in spec.binds_to) for name, spec in specs.items()}
@@ -31,7 +38,9 @@ class Wiring:
         """Units that a stop of it stops as well; those bound to it wait for it instead."""
         self.pulls_in = {name: kept(spec.needed) for name, spec in specs.items()}
         self.conflicts = graph.both_ways({name: kept(spec.conflicts) for name, spec in specs.items()})
-        self.apart = self.conflicts
+        together = [group for group in groups if group.strategy is not GroupStrategy.ONE_FOR_ONE]
+        later = {name: group.units[place + 1 :] for group in together for place, name in enumerate(group.units)}
+        self.apart = {name: kept((*others, *later.get(name, ()))) for name, others in self.conflicts.items()}
         """Units that must not be on their way down when it starts."""
         self.apart_from = graph.turned(self.apart)
         self.order = graph.in_order(self.before)

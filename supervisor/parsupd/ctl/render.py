@@ -266,7 +266,9 @@ def _value(value: Any) -> str:
 def plan_notes(plan: Info) -> list[str]:
     """What is said below the table."""
     untouched = plural(len(plan["untouched"]), "unit")
-    notes = [f"{untouched} untouched" if plan["units"] else f"nothing to change; {untouched}"]
+    notes = [f"{untouched} untouched" if plan["units"] or plan["groups"] else f"nothing to change; {untouched}"]
+    if plan["groups"]:
+        notes.append(f"groups: {'; '.join(map(key_change, plan['groups']))}")
     waiting = [key_change(change) for change in plan["daemon"] if not change["live"]]
     if waiting:
         notes.append(f"counts when parsupd is restarted: {'; '.join(waiting)}")
