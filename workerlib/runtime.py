@@ -7,9 +7,9 @@ import re
 import secrets
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from workerlib import role
 from workerlib.connection import Connection
@@ -26,29 +26,13 @@ from workerlib.shell.pidfd import wait_pidfd
 from workerlib.shell.private_dir import process_dir, remove_sockets
 from workerlib.shell.program import interpreter_command
 from workerlib.shell.transport import remove_stale_socket
-from workerlib.spawner import Spawning, SpawnOptions, WorkerRecord
+from workerlib.spawner import Launcher, Spawning, SpawnOptions, WorkerRecord
 from workerlib.spec import RpcSettings, one_way, rpc
 
 MASTER = "workerlib.Master"
 """Id of the object with which workers register."""
 LAST_WAIT_S = 1.0
 """How long a master that ends waits for workers that are ending, so that it can remove their sockets."""
-
-
-class Launcher(Protocol):
-    """Starts the process of a worker, here or elsewhere."""
-
-    async def launch(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        stdin: bytes,
-        on_stderr: Callable[[str], object],
-        on_stdout: Callable[[str], object] | None,
-        pass_fds: Sequence[int],
-        cwd: str | None,
-    ) -> Launched: ...
 
 
 def new_worker_id(name: str) -> str:
@@ -255,7 +239,7 @@ class Master:
             sys_path=None if options.sys_path is None else list(options.sys_path),
             parent_pid=os.getpid(),
         )
-        return await self._launcher.launch(
+        return await (options.launcher or self._launcher).launch(
             self.command(options, record),
             env={**os.environ, **options.env, MARKER: MARKER_VALUE},
             stdin=encode_config(config),

@@ -47,6 +47,22 @@ def print_stdout(name: str, line: str) -> None:
         sys.stdout.flush()
 
 
+class Launcher(Protocol):
+    """Starts the process of a worker, here or elsewhere."""
+
+    async def launch(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        stdin: bytes,
+        on_stderr: Callable[[str], object],
+        on_stdout: Callable[[str], object] | None,
+        pass_fds: Sequence[int],
+        cwd: str | None,
+    ) -> Launched: ...
+
+
 class SpawnOptions(msgspec.Struct, frozen=True, kw_only=True):
     """All that can be said about one spawn; see `Worker.spawn` for the meaning of each."""
 
@@ -73,6 +89,8 @@ class SpawnOptions(msgspec.Struct, frozen=True, kw_only=True):
     lease_s: float = 0.0
     """How long the worker goes on without its master, for one that comes back; see `Master.expect`."""
     settings: RpcSettings | None = None
+    launcher: Launcher | None = None
+    """Who starts the process; None: the master's."""
     on_failure: Callable[[Exception], object] | None = None
     on_stderr: Callable[[str, str], object] = print_stderr
     on_stdout: Callable[[str, str], object] = print_stdout

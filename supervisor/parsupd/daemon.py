@@ -15,6 +15,7 @@ from parsupd.core import events as told
 from parsupd.core.addresses import SOCKET, SUPERVISOR
 from parsupd.core.units import Configuration
 from parsupd.executor import Doors, Executor, Place
+from parsupd.masters import Masters
 from parsupd.recorder import Recorder
 from parsupd.reloading import NotReloadedError, Reloader
 from parsupd.shell import leftovers, nameserver
@@ -27,13 +28,11 @@ from parsupd.shell.terminal import has_terminal
 from parsupd.shell.unit_sockets import UnitSockets
 from parsupd.systemd import ServiceManager
 from parsupd.transients import Transients
-from workerlib import Master, RpcSettings, __version__
+from workerlib import RpcSettings, __version__
 from workerlib.core.uri import UnixLocation, Uri
-from workerlib.launchers.local import LocalLauncher
 from workerlib.server import Server
 from workerlib.shell import process
 from workerlib.shell.environment import effective_settings
-from workerlib.shell.private_dir import make_private, remove_sockets
 from workerlib.shell.transport import bind_unix, inherit_unix
 
 MASTER = "parsup.Master"
@@ -79,16 +78,15 @@ class Daemon:
         adoption = Adoption(recorder.load(), token, self.log)
         children = Children()
         server = Server(effective_settings(RpcSettings()))
+        socket = UnixLocation(str(runtime / SOCKET))
+        masters = Masters(server, Uri(MASTER, socket), runtime, children.watch)
         try:
             names = nameserver.Names()
-            socket = UnixLocation(str(runtime / SOCKET))
-            workers = make_private(runtime / "workers")
-            master = Master(server, Uri(MASTER, socket), workers, launcher=LocalLauncher(children.watch))
             fleet = adoption.fleet(self.configuration)
             sockets = UnitSockets(self.notifier, self.inherited)
             streams = JournalStreams(self.log) if self.to_journal else None
             kept = KeptProcesses(self.notifier, self.inherited)
-            doors = Doors(children, kept, names, master, sockets, streams)
+            doors = Doors(children, kept, names, masters, sockets, streams)
             executor = Executor(fleet, doors, recorder, self.place, self.log)
             manager = ServiceManager(self.notifier, executor)
             server.add(nameserver.OBJECT, names)
@@ -116,8 +114,8 @@ class Daemon:
             manager.close()
         finally:
             await server.close()
+            await masters.close()
             children.close()
-            remove_sockets(runtime / "workers")
         if ours and not executor.handed_over:
             Path(socket.path).unlink(missing_ok=True)
         self.log.info("handed_over" if executor.handed_over else "stopped", status=status)

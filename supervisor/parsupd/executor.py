@@ -7,9 +7,9 @@ import asyncio
 import os
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +36,23 @@ from parsupd.core.units import (
     UnitSpec,
     UnitType,
 )
+from parsupd.masters import Masters
 from parsupd.recorder import Recorder
-from parsupd.shell import journal_stream
+from parsupd.shell import accounts, journal_stream
+from parsupd.shell.accounts import AccountError, Identity
 from parsupd.shell.children import Child, Children
-from parsupd.shell.config_files import read_config_text
+from parsupd.shell.config_files import read_environment
 from parsupd.shell.kept_processes import KeptProcesses
 from parsupd.shell.leftovers import TOKEN, token_of
 from parsupd.shell.nameserver import Names
+from parsupd.shell.preparing import PreparedLauncher, Step, steps_for
 from parsupd.shell.store import open_output
 from parsupd.shell.unit_sockets import UnitSockets
 from workerlib import Master, Redirect, ShutdownOn, SpawnError, UsageError
 from workerlib.core.daemonizing import ExitCause as Exit
 from workerlib.core.daemonizing import Exited as ExitedWith
 from workerlib.core.uri import parse_uri
+from workerlib.redirects import Target as RedirectTarget
 from workerlib.shell.journald import stream_name
 from workerlib.spawner import SpawnOptions, WorkerRecord
 
@@ -68,7 +72,7 @@ class Doors:
     children: Children
     kept: KeptProcesses
     names: Names
-    master: Master
+    masters: Masters
     sockets: UnitSockets
     streams: journal_stream.JournalStreams | None
     """Where the output of units goes that is meant for journald; None: to the daemon's own stderr."""
@@ -100,7 +104,7 @@ class Executor:
         self._children = doors.children
         self._kept = doors.kept
         self._names = doors.names
-        self._master = doors.master
+        self._masters = doors.masters
         self._place = place
         self._recorder = recorder
         self._sockets = doors.sockets
@@ -229,23 +233,29 @@ class Executor:
     def _spawn(self, instance: InstanceName, generation: int) -> None:
         spec = self.fleet.spec(instance)
         try:
-            environment = self._environment(spec, instance, generation)
+            identity = accounts.identity(spec)
+            environment = self._environment(spec, instance, generation, identity)
+            spec = replace(spec, working_directory=accounts.at_home(spec.working_directory, identity))
+            steps = steps_for(spec, identity)
             if spec.type is UnitType.WORKER:
                 options = self._worker_options(spec, instance, environment)
-                task = self._loop.create_task(self._spawn_worker(instance, generation, options))
+                uid = os.geteuid() if identity is None else identity.uid
+                task = self._loop.create_task(self._spawn_worker(instance, generation, options, uid, steps))
                 self._spawns[instance, generation] = task
                 return
-            child = self._start_program(spec, instance, environment)
-        except (OSError, UsageError, ConfigurationError) as error:
+            child = self._start_program(spec, instance, environment, steps)
+        except (OSError, UsageError, ConfigurationError, AccountError) as error:
             self._queue.append(told.SpawnFailed(instance, generation, ExitCause.spawn_failed(str(error))))
             return
         self._queue.append(told.Spawned(instance, generation, child.pid))
         self._follow(instance, generation, child)
 
-    def _environment(self, spec: UnitSpec, instance: InstanceName, generation: int) -> dict[str, str]:
-        environment = program_path(os.environ)
+    def _environment(
+        self, spec: UnitSpec, instance: InstanceName, generation: int, identity: Identity | None
+    ) -> dict[str, str]:
+        environment = program_path(os.environ) | ({} if identity is None else identity.environment)
         for path in spec.environment_file:
-            environment |= parse_environment(path, read_config_text(Path(path), "environment file"))
+            environment |= parse_environment(path.removeprefix("-"), read_environment(path))
         return {
             **environment,
             **spec.environment,
@@ -266,7 +276,9 @@ class Executor:
 
     # Programs
 
-    def _start_program(self, spec: UnitSpec, instance: InstanceName, environment: Mapping[str, str]) -> Child:
+    def _start_program(
+        self, spec: UnitSpec, instance: InstanceName, environment: Mapping[str, str], steps: Sequence[Step]
+    ) -> Child:
         with ExitStack() as opened:
             stdout = self._open(spec.stdout, instance, 1)
             opened.callback(os.close, stdout)
@@ -280,6 +292,7 @@ class Executor:
                 stdout=stdout,
                 stderr=stderr,
                 listen_fds=self._sockets.fds(instance.unit, spec.sockets),
+                steps=steps,
             )
 
     def kill(self, instance: InstanceName, generation: int, signal: int, main_only: bool) -> bool:
@@ -385,14 +398,19 @@ class Executor:
             return Redirect.descriptor(self._journal_fd(instance, which))
         return Redirect.append(self._output_path(output, instance))
 
-    async def _spawn_worker(self, instance: InstanceName, generation: int, options: SpawnOptions) -> None:
+    async def _spawn_worker(
+        self, instance: InstanceName, generation: int, options: SpawnOptions, uid: int, steps: Sequence[Step]
+    ) -> None:
         adopted: list[Child] = []
+        opened: list[int] = []
         try:
             options = msgspec.structs.replace(
                 options, on_registered=lambda record: adopted.append(self._children.adopt(record.pid))
             )
-            record, _ = await self._master.spawn(options)
-        except (SpawnError, UsageError) as error:
+            if steps:
+                options = _prepared(options, PreparedLauncher(self._children.watch, steps), opened)
+            record, _ = await (await self._masters.of(uid)).spawn(options)
+        except (SpawnError, UsageError, OSError) as error:
             cause, lines = _spawn_failure(error)
             self._forget(adopted)
             self.feed(told.SpawnFailed(instance, generation, cause, lines))
@@ -413,6 +431,8 @@ class Executor:
             self._follow(instance, generation, child)
             self._watch_readiness(instance, generation, record, child)
         finally:
+            for fd in opened:
+                os.close(fd)
             self._spawns.pop((instance, generation), None)
 
     def _forget(self, adopted: list[Child]) -> None:
@@ -443,16 +463,19 @@ class Executor:
         self._follow(instance, generation, child)
         if process.worker_id and not child.exited.done():
             location = parse_uri(process.uri).location
+            master = self._masters.at(location)
             try:
-                record = self._master.expect(process.worker_id, str(instance), process.token, location, process.pid)
+                record = master.expect(process.worker_id, str(instance), process.token, location, process.pid)
             except ProcessLookupError:
                 return  # it has ended just now, which is about to be seen
             if published:
                 self._carry_out(do.Publish(instance, generation, published))
-            waiting = self._loop.create_task(self._await_worker(instance, generation, record, child))
+            waiting = self._loop.create_task(self._await_worker(instance, generation, master, record, child))
             self._spawns[instance, generation] = waiting
 
-    async def _await_worker(self, instance: InstanceName, generation: int, record: WorkerRecord, child: Child) -> None:
+    async def _await_worker(
+        self, instance: InstanceName, generation: int, master: Master, record: WorkerRecord, child: Child
+    ) -> None:
         """Waits for an adopted worker's registration, or for its end."""
         assert record.registered is not None
         lease_s = self.fleet.configuration.daemon.lease_s
@@ -460,7 +483,7 @@ class Executor:
             either: set[asyncio.Future[Any]] = {record.registered, child.exited}
             await asyncio.wait(either, timeout=lease_s, return_when=asyncio.FIRST_COMPLETED)
             if child.exited.done():
-                self._master.forget(record)
+                master.forget(record)
                 return
             starting = self.fleet.state(instance)[0].sub_state is SubState.STARTING
             if record.registered.done():
@@ -507,6 +530,16 @@ def program_path(inherited: Mapping[str, str]) -> dict[str, str]:
 def _nothing() -> None: ...
 
 
+def _prepared(options: SpawnOptions, launcher: PreparedLauncher, opened: list[int]) -> SpawnOptions:
+    """The options for a worker that may become another user: its files are opened here, as nobody else might."""
+    streams: dict[str, Redirect] = {}
+    for name, redirect in (("stdout", options.stdout), ("stderr", options.stderr)):
+        if redirect.target is RedirectTarget.APPEND:
+            opened.append(open_output(redirect.path))
+            streams[name] = Redirect.descriptor(opened[-1])
+    return msgspec.structs.replace(options, launcher=launcher, **streams)
+
+
 def _cause(exit_cause: Exit | None) -> ExitCause:
     if exit_cause is None:
         return ExitCause.unknown("while no parsupd was there to see it")
@@ -515,7 +548,7 @@ def _cause(exit_cause: Exit | None) -> ExitCause:
     return ExitCause.signaled(exit_cause.signal, core_dumped=exit_cause.core_dumped)
 
 
-def _spawn_failure(error: SpawnError | UsageError) -> tuple[ExitCause, tuple[str, ...]]:
+def _spawn_failure(error: SpawnError | UsageError | OSError) -> tuple[ExitCause, tuple[str, ...]]:
     if isinstance(error, SpawnError):
         return ExitCause.spawn_failed(f"{error.cause} (stage reached: {error.stage.value})"), error.stderr
     return ExitCause.spawn_failed(str(error)), ()

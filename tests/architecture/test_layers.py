@@ -98,6 +98,7 @@ LAYERS = {
     "parsupd.chronicle": 5,
     "parsupd.executor": 5,
     "parsupd.recorder": 5,
+    "parsupd.masters": 5,
     "parsupd.adoption": 5,
     "parsupd.systemd": 5,
     "parsupd.daemon": 5,

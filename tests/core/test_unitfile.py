@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parsupd.core.attributes import INFINITY, Limit
 from parsupd.core.readers import BadValueError
 from parsupd.core.toml_lines import key_lines
 from parsupd.core.unit_keys import DAEMON_KEYS, GROUP_KEYS, UNIT_KEYS
@@ -102,9 +103,31 @@ kill_signal = "SIGINT"
 stdout = "append:../log/out"
 stderr = "null"
 environment = { TZ = "UTC" }
-environment_file = ["/etc/default/pricing", "pricing.env"]
+environment_file = ["/etc/default/pricing", "pricing.env", "-local.env"]
 working_directory = ".."
 umask = "0027"
+limit_as = "2G"
+limit_core = 0
+limit_cpu = [60, "infinity"]
+limit_data = "infinity"
+limit_fsize = "10M"
+limit_locks = 5
+limit_memlock = "64K"
+limit_msgqueue = 819200
+limit_nice = 20
+limit_nofile = 65536
+limit_nproc = [100, 200]
+limit_rss = 1
+limit_rtprio = 1
+limit_rttime = 200000
+limit_sigpending = 10
+limit_stack = "8M"
+nice = -5
+cpu_affinity = [3, "0-1"]
+oom_score_adj = 500
+user = "pricing"
+group = 1000
+supplementary_groups = ["adm", 27]
 [unit.pricing.init]
 currency = "EUR"
 
@@ -166,9 +189,31 @@ def test_every_key_arrives() -> None:
         stdout=Output(OutputKind.APPEND, "/etc/log/out"),
         stderr=Output(OutputKind.NULL),
         environment={"TZ": "UTC"},
-        environment_file=("/etc/default/pricing", "/etc/parsupd/pricing.env"),
+        environment_file=("/etc/default/pricing", "/etc/parsupd/pricing.env", "-/etc/parsupd/local.env"),
         working_directory="/etc",
         umask=0o027,
+        limit_as=Limit(2 << 30, 2 << 30),
+        limit_core=Limit(0, 0),
+        limit_cpu=Limit(60, INFINITY),
+        limit_data=Limit(INFINITY, INFINITY),
+        limit_fsize=Limit(10 << 20, 10 << 20),
+        limit_locks=Limit(5, 5),
+        limit_memlock=Limit(65536, 65536),
+        limit_msgqueue=Limit(819200, 819200),
+        limit_nice=Limit(20, 20),
+        limit_nofile=Limit(65536, 65536),
+        limit_nproc=Limit(100, 200),
+        limit_rss=Limit(1, 1),
+        limit_rtprio=Limit(1, 1),
+        limit_rttime=Limit(200000, 200000),
+        limit_sigpending=Limit(10, 10),
+        limit_stack=Limit(8 << 20, 8 << 20),
+        nice=-5,
+        cpu_affinity=(0, 1, 3),
+        oom_score_adj=500,
+        user="pricing",
+        group="1000",
+        supplementary_groups=("adm", "27"),
     )
     assert configuration.units["log"].sockets == (
         ListenAddress("127.0.0.1", 80),

@@ -150,8 +150,10 @@ def _pipe(kept: contextlib.ExitStack, passed: contextlib.ExitStack) -> tuple[int
 class LocalLauncher:
     """Starts worker processes as children of this one."""
 
-    def __init__(self, watch: Watch = wait_by_pidfd) -> None:
+    def __init__(self, watch: Watch = wait_by_pidfd, in_child: Callable[[], object] | None = None) -> None:
+        """`in_child` is called in the new process before its program; what it raises makes the start fail."""
         self._watch = watch
+        self._in_child = in_child
 
     async def launch(
         self,
@@ -180,7 +182,14 @@ class LocalLauncher:
                 stdout_end, stdout = _pipe(kept, passed)
                 pipes.append((stdout_end, on_stdout))
             child = subprocess.Popen(  # noqa: ASYNC220 - asyncio's own can signal a stranger after pid reuse
-                argv, env=env, stdin=config, stdout=stdout, stderr=stderr, pass_fds=pass_fds, cwd=cwd
+                argv,
+                env=env,
+                stdin=config,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=pass_fds,
+                cwd=cwd,
+                preexec_fn=self._in_child,  # noqa: PLW1509 - whoever gives one knows what may run there
             )
             try:
                 launched = Launched(child, self._watch, pipes)

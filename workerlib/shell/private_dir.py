@@ -10,8 +10,8 @@ from workerlib.shell import process
 from workerlib.shell.transport import remove_stale_socket
 
 
-def make_private(path: Path) -> Path:
-    """Makes the directory with mode 0700 if it is missing.
+def make_private(path: Path, *, passable: bool = False) -> Path:
+    """Makes the directory with mode 0700 if it is missing. A `passable` one may stay 0711: its entries are private.
 
     Raises UsageError when it is not ours alone, or not writable.
     """
@@ -22,7 +22,7 @@ def make_private(path: Path) -> Path:
         raise UsageError(f"the directory {str(path)!r} cannot be made: {error.strerror}; choose another one") from None
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         raise UsageError(f"{str(path)!r} is not a directory of user {os.geteuid()}: remove it or choose another one")
-    if status.st_mode & 0o077:
+    if status.st_mode & (0o066 if passable else 0o077):
         path.chmod(0o700)
     if not os.access(path, os.W_OK | os.X_OK):
         raise UsageError(f"the directory {str(path)!r} is not writable for user {os.geteuid()}; choose another one")

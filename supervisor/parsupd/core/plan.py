@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from parsupd.core import graph
+from parsupd.core.attributes import INFINITY, Limit
 from parsupd.core.tally import SERVING
 from parsupd.core.unit_keys import DAEMON_KEYS, GROUP_KEYS, UNIT_KEYS, Live, field_of
 from parsupd.core.units import (
@@ -291,6 +292,9 @@ def shown(key: str, value: Any) -> Any:
             return f"append:{value.path}" if value.kind is OutputKind.APPEND else value.kind.value
         case Dependency():
             return f"{value.unit}:completed" if value.completed else value.unit
+        case Limit():
+            soft, hard = ("infinity" if one == INFINITY else one for one in value)
+            return soft if soft == hard else [soft, hard]
         case tuple():
             return [shown(key, one) for one in value]
         case int() if key.endswith("signal"):

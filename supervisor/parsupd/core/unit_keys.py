@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from parsupd.core.attributes import ATTRIBUTE_KEYS
 from parsupd.core.readers import (
     BadValueError,
     Reader,
@@ -175,6 +176,7 @@ UNIT_KEYS: dict[str, Reader] = {
     "sockets": several(listen_address),
     "working_directory": filled,
     "umask": umask,
+    **ATTRIBUTE_KEYS,
 }
 
 GROUP_KEYS: dict[str, Reader] = {

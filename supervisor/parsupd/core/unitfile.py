@@ -5,9 +5,9 @@ The shell reads files and expands globs; what is here sees only text. Paths in a
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from parsupd.core import graph
 from parsupd.core.readers import BadValueError, Reader, did_you_mean
@@ -58,6 +58,13 @@ class ConfigurationError(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
 
+class UnitProblem(Protocol):
+    """What is wrong with the value of a key, as its `str`; `below` says where inside the value."""
+
+    key: str
+    below: str
+
+
 @dataclass(slots=True)
 class _File:
     """One file while it is read."""
@@ -98,12 +105,21 @@ def include_patterns(path: str, text: str) -> tuple[str, ...]:
     return _daemon(_File(path, file.document, file.lines, [])).include
 
 
-def parse(files: Sequence[tuple[str, str]], main: str) -> Configuration:
+def _nothing_wrong(_: UnitSpec) -> tuple[UnitProblem, ...]:
+    return ()
+
+
+def parse(
+    files: Sequence[tuple[str, str]],
+    main: str,
+    check: Callable[[UnitSpec], Iterable[UnitProblem]] = _nothing_wrong,
+) -> Configuration:
     """Reads all files together.
 
     Args:
         files: (path, text) of each file; the order is that of the units in the result.
         main: The path of the file that may hold the `[parsupd]` table.
+        check: What is wrong with a unit on this machine, which no text can tell.
 
     Raises:
         ConfigurationError: Something is wrong; it has all problems of all files.
@@ -117,6 +133,10 @@ def parse(files: Sequence[tuple[str, str]], main: str) -> Configuration:
             complete = False
         else:
             _read_file(file, found, is_main=path == main)
+            for spec in found.units.values():
+                if found.files[spec.name] is file:
+                    for problem in check(spec):
+                        file.complain(("unit", spec.name, problem.key), str(problem), problem.below)
     if complete:  # else a unit that is named may stand in the file that cannot be read
         _check_dependencies(found)
     if problems:
@@ -344,8 +364,11 @@ def _fill_in(file: _File, values: dict[str, Any]) -> None:
     if "stdout" in values:
         values.setdefault("stderr", values["stdout"])
     if "environment_file" in values:
-        values["environment_file"] = tuple(resolve(file.path, path) for path in values["environment_file"])
-    if "working_directory" in values:
+        values["environment_file"] = tuple(
+            "-" * path.startswith("-") + resolve(file.path, path.removeprefix("-"))
+            for path in values["environment_file"]
+        )
+    if values.get("working_directory", "~") != "~":
         values["working_directory"] = resolve(file.path, values["working_directory"])
     if "/" in values.get("python", ""):  # a bare name is looked up in PATH
         values["python"] = resolve(file.path, values["python"])

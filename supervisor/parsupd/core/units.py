@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
+from parsupd.core.attributes import Attributes
+
 # Signal numbers of Linux on x86, ARM and RISC-V (signal(7)); a test compares them with the `signal` module.
 SIGNALS = {
     "SIGHUP": 1, "SIGINT": 2, "SIGQUIT": 3, "SIGILL": 4, "SIGTRAP": 5, "SIGABRT": 6, "SIGBUS": 7, "SIGFPE": 8,
@@ -237,7 +239,7 @@ class Dependency(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnitSpec:
+class UnitSpec(Attributes):
     """One unit as its file describes it, checked. Durations in seconds; `inf` where a timeout may be switched off."""
 
     name: str

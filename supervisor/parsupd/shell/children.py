@@ -21,6 +21,8 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from parsupd.core.attributes import Limit
+from parsupd.shell.preparing import Preparation, Step, limit_step
 from workerlib.core.daemonizing import ExitCause as Exit
 from workerlib.shell import process
 
@@ -53,10 +55,9 @@ class Children:
         self._loop = asyncio.get_running_loop()
         self._children: dict[int, Child] = {}
         self._strangers: set[Child] = set()
-        self._soft_files, hard_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._files = Limit(*resource.getrlimit(resource.RLIMIT_NOFILE))
         # A thousand units take more descriptors than the usual soft limit of 1024; units get the old limit back.
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_files, hard_files))
-        self._hard_files = hard_files
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._files.hard, self._files.hard))
         process.set_child_subreaper()
         # uvloop refuses add_signal_handler for SIGCHLD; Python's own handler runs between two callbacks of the loop.
         signal.signal(signal.SIGCHLD, lambda _signum, _frame: self._loop.call_soon_threadsafe(self._reap))
@@ -71,13 +72,14 @@ class Children:
         stdout: int,
         stderr: int,
         listen_fds: Sequence[int] = (),
+        steps: Sequence[Step] = (),
     ) -> Child:
         """Starts a program in its own session and process group. Blocks for a vfork and exec, about 0.5 ms.
 
-        `listen_fds` are passed on as a service manager does, see sd_listen_fds(3); starting takes some ms then, since
-        it cannot be done by a vfork.
+        `listen_fds` are passed on as a service manager does, see sd_listen_fds(3), and `steps` are done in the new
+        process before its program; with either, starting takes some ms, since it cannot be done by a vfork.
 
-        Raises OSError when it cannot be executed.
+        Raises OSError when it cannot be executed, or when a step fails.
         """
         spare, place = _placed(listen_fds)
         if spare:
@@ -86,7 +88,15 @@ class Children:
             # The pid, which the program will look for, is not known before the fork: a shell knows its own.
             argv = ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *argv]
             env = {**env, "LISTEN_FDS": str(len(spare))}
-        try:
+            steps = [*steps, Step("sockets", place)]
+        prepared = bool(steps)
+        if prepared:  # first, as the unit may say something else
+            steps = [limit_step("limit_nofile", self._files), *steps]
+        with contextlib.ExitStack() as cleanup:
+            for fd in spare:
+                cleanup.callback(os.close, fd)
+            preparation = cleanup.enter_context(Preparation(steps))
+            cleanup.enter_context(preparation.named())
             popen = subprocess.Popen(
                 argv,
                 env=env,
@@ -98,13 +108,11 @@ class Children:
                 start_new_session=True,
                 restore_signals=True,
                 close_fds=not spare,  # else it would close what was placed; all others are closed by the exec itself
-                preexec_fn=place if spare else None,  # noqa: PLW1509 - no threads here, and it takes no lock
+                preexec_fn=preparation.run if prepared else None,  # noqa: PLW1509 - see `preparing`
             )
-        finally:
-            for fd in spare:
-                os.close(fd)
-        with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(popen.pid, resource.RLIMIT_NOFILE, (self._soft_files, self._hard_files))
+        if not prepared:
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(popen.pid, resource.RLIMIT_NOFILE, self._files)
         return self._add(popen.pid, popen.pid, popen)
 
     def adopt(self, pid: int) -> Child:

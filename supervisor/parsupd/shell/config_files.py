@@ -6,6 +6,7 @@ from pathlib import Path
 
 from parsupd.core.unitfile import include_patterns, parse
 from parsupd.core.units import Configuration
+from parsupd.shell import accounts
 from workerlib import UsageError
 
 
@@ -17,7 +18,7 @@ def load(path: Path) -> Configuration:
         {found for pattern in include_patterns(main, text) for found in glob.glob(pattern)}  # noqa: PTH207 - absolute
     )
     files = [(main, text), *((name, read_config_text(Path(name))) for name in included if name != main)]
-    return parse(files, main)
+    return parse(files, main, accounts.problems)
 
 
 def read_config_text(path: Path, what: str = "configuration") -> str:
@@ -30,3 +31,11 @@ def read_config_text(path: Path, what: str = "configuration") -> str:
         raise UsageError(f"the {what} {str(path)!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"the {what} {str(path)!r} is not UTF-8: {error}") from None
+
+
+def read_environment(path: str) -> str:
+    """The text of an environment file; none of a missing one that is written `-/path`. Raises UsageError."""
+    file = Path(path.removeprefix("-"))
+    if path.startswith("-") and not file.exists():
+        return ""
+    return read_config_text(file, "environment file")

@@ -48,14 +48,15 @@ class Lock:
     def __init__(self, folder: Path) -> None:
         """Makes the directory and takes the lock. Raises UsageError when another daemon has it."""
         check_socket_path(str(folder / SOCKET))
-        make_private(folder)
+        make_private(folder, passable=True)
         path = folder / "lock"
         if not path.exists() and (holder := _holder_of_removed(path)) is not None:
             raise UsageError(
                 f"another parsupd (pid {holder}) runs on {str(folder)!r}, though that was removed under it; "
                 "stop or restart that one, or choose another --runtime-dir"
             )
-        self._file = path.open("a+")
+        self._file = open(path, "a+", opener=_private)  # noqa: SIM115 - Path.open has no opener
+        os.fchmod(self._file.fileno(), 0o600)  # else anybody could hold the lock
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -81,6 +82,10 @@ def _holder_of_removed(path: Path) -> int | None:
             if any(str(fd.readlink()) == gone for fd in (process / "fd").iterdir()):
                 return int(process.name)
     return None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def open_output(path: str) -> int:
