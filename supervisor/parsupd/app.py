@@ -28,6 +28,9 @@ DEFAULT_CONFIG = "/etc/parsupd/parsupd.toml"
 SWEEP_S = 0.5
 """How long what is swept has from SIGTERM to SIGKILL: it was asked to end before, and systemd is waiting."""
 
+CRASHED = {"exit-code", "signal", "core-dump", "watchdog", "oom-kill"}
+"""What systemd says in SERVICE_RESULT when it starts another one; see systemd.exec(5)."""
+
 USAGE = 2
 """Exit status for a configuration or a command line that cannot be used."""
 
@@ -129,9 +132,12 @@ def sweep(options: Options) -> None:
         runtime = options.runtime(load(options.path).daemon)
     except (UsageError, ConfigurationError):  # it may have become unreadable since the start
         runtime = options.runtime(DaemonSettings())
-    left = StateFile(runtime / "state").candidates()
-    if any(taken and not taken.shutting_down for taken in (decode_snapshot(data, process.boot_id()) for data in left)):
+    decoded = (decode_snapshot(data, process.boot_id()) for data in StateFile(runtime / "state").candidates())
+    left = [taken for taken in decoded if taken is not None]
+    if any(not taken.shutting_down for taken in left):
         return
+    if not left and os.environ.get("SERVICE_RESULT") in CRASHED:
+        return  # the record is lost, but not to the next one, which is handed a copy of it by the service manager
     token = leftovers.token_of(runtime)
     for pid in run(leftovers.end_all(leftovers.find(token), lambda: leftovers.find(token), within_s=SWEEP_S)):
         click.echo(f"parsupd: process {pid} was left by a unit, and has been ended", err=True)

@@ -36,6 +36,12 @@ class Talker(Worker):
         return os.getpid()
 
     @rpc
+    async def log_levels(self) -> None:
+        for level in ("info", "warning", "error"):
+            for number in range(3):
+                getattr(log, level)(f"{level}-{number}")
+
+    @rpc
     async def log_long(self, size: int) -> None:
         log.info("long", text="x" * size)
 
@@ -320,6 +326,46 @@ def test_logs_reads_files_as_the_journal(talker: Service) -> None:
     found = [(entry["by"], entry["message"]) for entry in lines_of(talker, "filer")]
     assert ("filer@1", "to a file") in found
     assert any(by == "parsupd" and "running" in str(message) for by, message in found)
+
+
+OPTIONS = [
+    ("--lines", "2"),
+    ("--priority", "warning"),
+    ("--since", "+1h"),
+    ("--until", "+1h"),
+    ("--generation", "1"),
+    ("--generation", "2", "-n", "1"),
+    ("-p", "err", "--since", "yesterday", "-n", "4"),
+]
+
+
+@pytest.mark.timeout(120)
+def test_options_mean_the_same_for_the_journal_and_files(talker: Service) -> None:
+    """What each option chooses of a worker's records is the same wherever they are kept."""
+    machine = talker.machine
+    unit = 'type = "worker"\nworker = "talker:Talker"\nworking_directory = "/srv/jobs"\n'
+    talker.configure(f'{UNITS}\n[unit.injournal]\n{unit}\n[unit.infile]\n{unit}stdout = "file"\nstderr = "file"\n')
+    talker.systemctl("reload", SERVICE)
+    talker.ctl("call", "injournal", "log_levels")
+    talker.ctl("call", "infile", "log_levels")
+    talker.ctl("restart", "injournal", "infile")
+    talker.ctl("call", "injournal", "log_levels")
+    talker.ctl("call", "infile", "log_levels")
+
+    def said(name: str, *options: str) -> list[str]:
+        lines = lines_of(talker, name, *options)
+        return [str(line["message"]).split()[0] for line in lines if line["by"] != "parsupd"]
+
+    try:
+        everything = [f"{level}-{number}" for level in ("info", "warning", "error") for number in range(3)]
+        assert said("injournal") == everything * 2
+        assert machine.exists("/var/lib/parsupd/log/infile@1.log")
+        found = {options: (said("infile", *options), said("injournal", *options)) for options in OPTIONS}
+        assert {options: both for options, both in found.items() if both[0] != both[1]} == {}
+        assert len({tuple(both[0]) for both in found.values()}) == len(OPTIONS)  # they do choose
+    finally:
+        talker.configure(UNITS)
+        talker.systemctl("reload", SERVICE)
 
 
 @pytest.mark.parametrize("end", ["interrupt", "nobody reads"])

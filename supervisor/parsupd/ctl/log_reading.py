@@ -119,7 +119,8 @@ def past(journal: list[str], files: list[tuple[str, str]], wanted: Wanted) -> It
 
 def _journal_lines(terms: list[str], wanted: Wanted) -> Iterator[Line]:
     options = [] if wanted.generation is not None else _options(wanted)
-    if wanted.last is not None and wanted.generation is None:
+    # Elsewhere all that is found is counted here: with --since, systemd 252 shows the first lines, not the last ones.
+    if wanted.last is not None and wanted.generation is wanted.since is wanted.until is None:
         options.append(f"--lines={wanted.last}")
     program = _journalctl("--output=json", "--all", *options, *terms)
     try:
