@@ -13,7 +13,7 @@ from typing import Any
 
 from workerlib import role
 from workerlib.connection import Connection
-from workerlib.core.config import MARKER, MARKER_VALUE, WorkerCommand, WorkerConfig, encode_config
+from workerlib.core.config import ID_VARIABLE, MARKER, MARKER_VALUE, WorkerCommand, WorkerConfig, encode_config
 from workerlib.core.payload import error_from_wire
 from workerlib.core.uri import Location, UnixLocation, Uri
 from workerlib.errors import UsageError, WorkerlibError
@@ -241,7 +241,7 @@ class Master:
         )
         return await (options.launcher or self._launcher).launch(
             self.command(options, record),
-            env={**os.environ, **options.env, MARKER: MARKER_VALUE},
+            env={**os.environ, **options.env, MARKER: MARKER_VALUE, ID_VARIABLE: record.worker_id},
             stdin=encode_config(config),
             on_stderr=on_stderr,
             on_stdout=(lambda line: options.on_stdout(options.name, line)) if options.foreground else None,

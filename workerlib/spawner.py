@@ -13,13 +13,14 @@ import msgspec
 
 from workerlib.connection import NO_FUNCTIONS, Connection, open_to
 from workerlib.core import spawning
-from workerlib.core.config import CONTROL, MARKER
+from workerlib.core.config import CONTROL, ID_VARIABLE, MARKER
 from workerlib.core.daemonizing import ExitCause
 from workerlib.core.spawning import Effect
 from workerlib.core.uri import Location, UnixLocation, Uri
 from workerlib.errors import ConnectionLost, RemoteError, SpawnError, Stage, UsageError, WorkerlibError
 from workerlib.launchers.local import Launched
 from workerlib.redirects import Redirect
+from workerlib.shell import process
 from workerlib.shell.environment import effective_settings
 from workerlib.shell.pidfd import end_process
 from workerlib.spec import Function, RpcSettings, ShutdownOn
@@ -107,8 +108,8 @@ class SpawnOptions(msgspec.Struct, frozen=True, kw_only=True):
             if not key or "=" in key:
                 raise UsageError(f"a variable for a worker cannot be named {key!r}")
             check_text(f"${key} for a worker", value, os.fsencode)
-        if MARKER in self.env:
-            raise UsageError(f"env cannot set {MARKER}: workerlib marks its workers with it")
+        for ours in {MARKER, ID_VARIABLE} & self.env.keys():
+            raise UsageError(f"env cannot set {ours}: workerlib marks its workers with it")
         if not isinstance(self.shutdown_on, ShutdownOn):
             raise UsageError(f"shutdown_on must be a ShutdownOn, not {self.shutdown_on!r}")
         for what in ("connection_timeout_s", "spawn_timeout_s"):
@@ -337,9 +338,28 @@ class Spawning:
             launched.close()
         if record.pidfd >= 0:
             await end_process(record.pidfd)  # not released: it was killed with the foreground process
+        if launched is not None:
+            await self._sweep()
         self._master.forget(record)
         if isinstance(record.location, UnixLocation):
             Path(record.location.path).unlink(missing_ok=True)
+
+    async def _sweep(self) -> None:
+        """Kills what the worker has started and left, wherever it may be by now: it carries the worker's id."""
+        for _ in range(SWEEPS):
+            left = process.with_variable(ID_VARIABLE, self._record.worker_id) - {os.getpid()}
+            left = frozenset(pid for pid in left if process.is_running(pid))
+            if not left:
+                return
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(SWEEP_PAUSE_S)
+
+
+SWEEPS = 10
+"""How often a failed spawn looks for what is left of it: something may be forked while it looks."""
+SWEEP_PAUSE_S = 0.01
 
 
 def describe_exit(cause: ExitCause) -> str:

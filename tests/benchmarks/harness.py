@@ -62,6 +62,8 @@ class Budget:
     at_least: float | None = None
     times_limit: float | None = None
     """At most so many times the limit that was measured in the same run."""
+    plus: float = 0
+    """What may come to that, in the row's unit."""
     ahead: bool = False
     """Better than every other case of the row."""
 
@@ -112,13 +114,18 @@ class Row:
             missed.append(f"> {budget.at_most:g}")
         if budget.at_least is not None and ours.median < budget.at_least:
             missed.append(f"< {budget.at_least:g}")
-        if budget.times_limit is not None and (self.ratio is None or self.ratio > budget.times_limit):
-            missed.append(f"> {budget.times_limit:g} × limit")
+        if budget.times_limit is not None and not self._within_limit(budget.times_limit, budget.plus):
+            missed.append(f"> {budget.times_limit:g} × limit" + (f" + {budget.plus:g}" if budget.plus else ""))
         if budget.ahead and (best := self.best_other) is not None:
             behind = ours.median <= best.median if self.more_is_better else ours.median >= best.median
             if behind:
                 missed.append(f"behind {best.name}")
         return missed
+
+    def _within_limit(self, times: float, plus: float) -> bool:
+        if plus and self.ours is not None and self.limit is not None:
+            return self.ours.median <= times * self.limit.median + plus
+        return self.ratio is not None and self.ratio <= times
 
     @property
     def verdict(self) -> str:

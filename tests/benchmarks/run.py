@@ -88,7 +88,7 @@ def budget_text(budget: Budget | None, unit: str) -> str:
     if budget.at_least is not None:
         parts.append(f"≥ {budget.at_least:g} {unit}")
     if budget.times_limit is not None:
-        parts.append(f"≤ {budget.times_limit:g} × limit")
+        parts.append(f"≤ {budget.times_limit:g} × limit" + (f" + {budget.plus:g} {unit}" if budget.plus else ""))
     if budget.ahead:
         parts.append("ahead of all")
     return ", ".join(parts)

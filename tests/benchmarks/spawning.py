@@ -1,5 +1,6 @@
 """Spawning: from the decision to have a worker process to the result of its first call."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from harness import OURS, PYTHON, Bench, CaseError, Row, started
+from harness import OURS, PYTHON, Bench, Budget, CaseError, Row, started
 from imports import run_ms
 
 from workerlib import Redirect, ShutdownOn, Worker, rpc
@@ -79,6 +80,50 @@ def execnet() -> float:
         group.terminate(timeout=1.0)
 
 
+WORKERS, AT_ONCE = 200, 20
+
+
+def ours_at_once() -> float:
+    """Seconds for twenty spawns at a time, ten times, until each has answered a call."""
+
+    async def one() -> None:
+        null = Redirect.dev_null()
+        connection = await Adder.spawn(
+            shutdown_on=ShutdownOn.CONNECTION_CLOSED,
+            redirect_stdout=null,
+            redirect_stderr=null,
+            connection_timeout_s=60,
+        )
+        async with connection:
+            assert await connection.run(Adder.add, 1) == 2
+
+    async def main() -> float:
+        began = time.perf_counter()
+        for _ in range(WORKERS // AT_ONCE):
+            await asyncio.gather(*(one() for _ in range(AT_ONCE)))
+        return time.perf_counter() - began
+
+    return run(main())
+
+
+def memory_of_one_more() -> float:
+    """MiB that a second worker of the same class costs (Pss: what it shares is divided by those who share it)."""
+
+    async def main() -> float:
+        null = Redirect.dev_null()
+        pids = []
+        for _ in range(2):
+            connection = await Adder.spawn(
+                shutdown_on=ShutdownOn.CONNECTION_CLOSED, redirect_stdout=null, redirect_stderr=null
+            )
+            assert await connection.run(Adder.add, 1) == 2
+            pids.append((await connection.info()).pid)
+        rollup = Path(f"/proc/{pids[-1]}/smaps_rollup").read_text()
+        return int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1]) / 1024
+
+    return run(main())
+
+
 CASES = {
     OURS: ours,
     "multiprocessing spawn": pool("spawn"),
@@ -88,7 +133,10 @@ CASES = {
 }
 
 
-def sample(case: str) -> Callable[[], float]:
+OTHERS = {"at once": ours_at_once, "memory": memory_of_one_more}
+
+
+def sample(case: str, scale: float = 1e3) -> Callable[[], float]:
     """Milliseconds; each in a fresh program, which runs this file as a script as a user's program would."""
 
     def measure() -> float:
@@ -100,7 +148,7 @@ def sample(case: str) -> Callable[[], float]:
                 raise CaseError(f"{case}: no result after 60 s") from None
         if process.returncode:
             raise CaseError(f"{case}: {error.decode().strip().splitlines()[-1]}")
-        return float(json.loads(out)) * 1e3
+        return float(json.loads(out)) * scale
 
     return measure
 
@@ -117,10 +165,29 @@ def rows(bench: Bench) -> Iterator[Row]:
         ours=own,
         limit=limit,
         others=tuple(series.values()),
+        budget=Budget(times_limit=1.2, plus=15),
+        skipped="; ".join(trouble),
+    )
+    at_once = sample("at once", 1)
+    series, trouble = bench.turns_of("spawning at once", {"spawns": lambda: WORKERS / at_once()})
+    yield Row(
+        name=f"{AT_ONCE} spawns at a time, {WORKERS // AT_ONCE} times",
+        what="until each has answered its first call",
+        unit="spawns/s",
+        ours=series.get("spawns"),
+        more_is_better=True,
+        skipped="; ".join(trouble),
+    )
+    series, trouble = bench.turns_of("memory of a worker", {"memory": sample("memory", 1)})
+    yield Row(
+        name="memory of one more worker, by exec",
+        what="Pss of the second of two",
+        unit="MiB",
+        ours=series.get("memory"),
         skipped="; ".join(trouble),
     )
 
 
 if __name__ == "__main__":
-    print(json.dumps(CASES[sys.argv[1]]()))
+    print(json.dumps({**CASES, **OTHERS}[sys.argv[1]]()))
     sys.stdout.flush()

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workerlib.core.daemonizing import (
+    EXIT_LAUNCHER_DIED,
     EXIT_NOT_DETACHED,
     EXIT_NOT_RELEASED,
     LONGEST_LINE,
@@ -18,6 +19,7 @@ from workerlib.core.daemonizing import (
     Finish,
     Foreground,
     Killed,
+    LauncherDied,
     PassOn,
     PipeClosed,
     PipeRead,
@@ -51,6 +53,23 @@ HISTORIES: dict[str, list[tuple[Event, tuple[Effect, ...]]]] = {
         (LEADER_DONE, ()),
         (ANNOUNCED, (WATCH,)),
         (RELEASED, (Finish(0),)),
+    ],
+    "the launcher died before the daemon was announced": [
+        (FIRST_DONE, ()),
+        (LauncherDied(), (Finish(EXIT_LAUNCHER_DIED),)),
+        (ANNOUNCED, ()),
+    ],
+    "the launcher died before the release": [
+        (ANNOUNCED, (WATCH,)),
+        (LauncherDied(), (Finish(EXIT_LAUNCHER_DIED),)),
+        (RELEASED, ()),
+    ],
+    "the launcher died after the release: the daemon has been let go": [
+        (ANNOUNCED, (WATCH,)),
+        (RELEASED, ()),
+        (LauncherDied(), ()),
+        (LEADER_DONE, ()),
+        (FIRST_DONE, (Finish(0),)),
     ],
     "released before the helpers were reaped: waits for both": [
         (ANNOUNCED, (WATCH,)),

@@ -226,17 +226,16 @@ def test_status_0_without_a_release_is_a_failure(start: Start) -> None:
 
 
 def test_a_grandchild_that_holds_pipe_and_stderr_does_not_hold_the_caller(start: Start) -> None:
-    """The daemon's end is seen at once though a child forked without exec keeps the pipe and stderr open."""
+    """The daemon's end is seen at once though a child forked without exec keeps the pipe and stderr open; which is then
+    ended, as all that came of a daemon that was not released."""
     program = start("grandchild")
     grandchild = program.report("grandchild")
-    program.open_gate("daemon")
-    assert program.wait() == 7
-    assert program.survivors() == {grandchild}
     links = [str(fd.readlink()) for fd in Path(f"/proc/{grandchild}/fd").iterdir()]
     one_end = [link for link in links if link.startswith("pipe:") and links.count(link) == 1]
     assert len(one_end) == 2, "the release pipe and stderr"
-    program.open_gate("grandchild")
-    program.gone()
+    program.open_gate("daemon")
+    assert program.wait() == 7
+    assert program.survivors() == set()
 
 
 def test_orphans_of_the_daemon_are_reaped_and_mean_nothing(start: Start) -> None:
@@ -442,6 +441,17 @@ def test_a_killed_launcher_leaves_nothing(start: Start) -> None:
     launcher = start("launch")
     launcher.report("announced")
     assert len(launcher.survivors()) == 3
+    launcher.foreground.kill()
+    assert launcher.wait() == 137
+    launcher.gone()
+
+
+def test_a_killed_launcher_leaves_nothing_that_the_daemon_forked(start: Start) -> None:
+    """Nor a child of the daemon, which knows neither launcher nor foreground process."""
+    launcher = start("launch", "grandchild")
+    launcher.report("grandchild")
+    launcher.report("daemon")
+    assert len(launcher.survivors()) == 4
     launcher.foreground.kill()
     assert launcher.wait() == 137
     launcher.gone()

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from early_child import Early
 from support import ENGINES, alive, children, open_fds, run_async, wait_until
 from test_spawn import NULL, spawn, workers_of
 from workers import Forker, Link, Sum, Ticker
@@ -234,3 +236,49 @@ def test_a_child_that_a_function_forks_answers_nobody(how: str) -> None:
                 os.kill(child, signal.SIGKILL)
 
     run_async(scenario, "uvloop", within_s=30)
+
+
+@pytest.mark.parametrize("spoil", ["exit", "hang", "raise"])
+@pytest.mark.parametrize("how", ["daemon", "foreground"])
+def test_what_a_worker_started_before_its_release_ends_with_a_failed_spawn(
+    spoil: str, how: str, tmp_path: Path
+) -> None:
+    """A child that its module forked, and a program that it started, both in sessions of their own."""
+    note = tmp_path / "pids"
+
+    async def scenario() -> None:
+        options: dict[str, Any] = {
+            "shutdown_on": ShutdownOn.CONNECTION_CLOSED,
+            "env": {"NOTE": str(note), "SPOIL": spoil},
+            "connection_timeout_s": 4 if spoil == "hang" else 20,
+            "on_stderr": lambda *_: None,
+        }
+        if how == "daemon":
+            options |= {"redirect_stdout": NULL, "redirect_stderr": NULL}
+        spawn = Early.spawn if how == "daemon" else Early.spawn_in_foreground
+        with pytest.raises(SpawnError):
+            await spawn(**options)
+
+    run_async(scenario, "uvloop", within_s=40)
+    pids = [int(pid) for pid in note.read_text().split()]
+    assert len(pids) == 2
+    assert not [pid for pid in pids if alive(pid)]
+
+
+def test_a_child_that_a_worker_forked_early_dies_with_its_master(tmp_path: Path) -> None:
+    """kill -9 of the master while the worker's module hangs: neither the worker nor its child is left."""
+    note = tmp_path / "pids"
+    program = f"""
+import asyncio, sys
+sys.path.insert(0, {str(PROGRAMS)!r})
+from early_child import Early
+from workerlib import Redirect, ShutdownOn
+NULL = Redirect.dev_null()
+asyncio.run(Early.spawn(shutdown_on=ShutdownOn.CONNECTION_CLOSED, redirect_stdout=NULL, redirect_stderr=NULL,
+    env={{"NOTE": {str(note)!r}, "SPOIL": "hang"}}))
+"""
+    with subprocess.Popen([sys.executable, "-c", program]) as master:
+        pids = wait_until(lambda: note.exists() and note.read_text().split(), what="both run")
+        master.kill()
+    wait_until(lambda: not any(alive(int(pid)) for pid in pids), what="both have gone")
+    assert not workers_of(master.pid)

@@ -12,6 +12,9 @@ MARKER = "WORKERLIB_WORKER"
 MARKER_VALUE = "1"
 MAX_SIZE = 1 << 20
 
+ID_VARIABLE = "WORKERLIB_ID"
+"""The environment variable with the worker's id, by which a failed spawn finds what is left of it."""
+
 CONTROL = "workerlib.Control"
 """Id of the object in each worker with what all workers offer, and through which a master initialises it."""
 

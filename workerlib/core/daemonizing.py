@@ -11,7 +11,8 @@ Rules:
 3. Before D has announced itself nobody but C, L and D can hold the pipe, so that its end means that no daemon will
    come; F then ends with the status of the one that failed. After the announcement the end of the pipe means nothing:
    a grandchild may hold it open long after D died, and a daemon may close it and live.
-4. The shell feeds what it read from the pipe before the exits that it reaped *before* reading; then a daemon that
+4. An end without a release is the end of all that came of it: the shell kills what has been left to F.
+5. The shell feeds what it read from the pipe before the exits that it reaped *before* reading; then a daemon that
    releases and ends at once is a success.
 """
 
@@ -23,6 +24,9 @@ EXIT_NOT_RELEASED = 70
 """The foreground's exit status for a daemon that ended with status 0 before it released its caller (EX_SOFTWARE)."""
 EXIT_NOT_DETACHED = 71
 """The exit status of a helper process that could not detach, and so the foreground's (EX_OSERR)."""
+
+EXIT_LAUNCHER_DIED = 137
+"""The foreground's exit status when whoever launched it died before the release: as if it had been killed with it."""
 
 LONGEST_LINE = 64
 
@@ -121,13 +125,17 @@ class ChildExited(msgspec.Struct, frozen=True):
     cause: ExitCause
 
 
+class LauncherDied(msgspec.Struct, frozen=True):
+    """Nobody waits for the foreground process any more."""
+
+
 class SignalArrived(msgspec.Struct, frozen=True):
     """Somebody asked the foreground process to end."""
 
     signal: int
 
 
-Event = PipeRead | PipeClosed | ChildExited | SignalArrived
+Event = PipeRead | PipeClosed | ChildExited | LauncherDied | SignalArrived
 
 
 # Effects.
@@ -178,6 +186,8 @@ def step(state: Foreground, event: Event) -> tuple[Foreground, tuple[Effect, ...
     """Takes one event in. Once it has answered Finish, later events change nothing."""
     if state.finished:
         return state, ()
+    if isinstance(event, LauncherDied) and not state.released:
+        return msgspec.structs.replace(state, finished=True), (Finish(EXIT_LAUNCHER_DIED),)
     try:
         state, effects = _take(state, event)
     except ValueError as error:
@@ -202,6 +212,8 @@ def _take(state: Foreground, event: Event) -> tuple[Foreground, tuple[Effect, ..
             return msgspec.structs.replace(state, pipe_closed=True), ()
         case ChildExited(pid):
             return (msgspec.structs.replace(state, exits=(*state.exits, event)) if _matters(state, pid) else state), ()
+        case LauncherDied():
+            return state, ()
         case SignalArrived(signal):
             if state.announced is not None:
                 return state, (PassOn(state.announced.daemon, signal),)

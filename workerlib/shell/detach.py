@@ -27,6 +27,7 @@ import signal
 import stat
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -44,6 +45,7 @@ from workerlib.core.daemonizing import (
     Event,
     Finish,
     Foreground,
+    LauncherDied,
     PassOn,
     PipeClosed,
     PipeRead,
@@ -60,6 +62,10 @@ from workerlib.shell import process
 NOT_BY_PYTHON_DAEMON = ("close_all_open_files", "redirect_stream", "change_process_owner", "register_atexit_function")
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+LAUNCHER_DIED = signal.SIGUSR2
+"""The parent death signal of the foreground process once it can handle one: it has others to end before itself."""
+LEFT_ROUNDS, LEFT_PAUSE_S = 200, 0.005
+"""How often, and how long apart, the foreground process looks whether what was left to it has ended."""
 
 
 class Release:
@@ -99,7 +105,8 @@ def daemonize_wait(
 
     The process that called it stays in the foreground: it exits 0 when the daemon calls the returned Release, and with
     the daemon's own exit status (128+signal) when the daemon ends before it; with 70 when that status is 0, and with
-    71, its reason on stderr, when detaching fails. It runs no atexit function and flushes nothing. It passes SIGTERM,
+    71, its reason on stderr, when detaching fails. What the daemon has forked ends with it
+    when it was not released. The foreground process runs no atexit function and flushes nothing. It passes SIGTERM,
     SIGINT and SIGHUP on to the daemon. When it is killed before the release, the daemon is killed with it.
 
     The daemon has its own session and process group, leads neither, has no controlling terminal, works in `cd`, with
@@ -137,7 +144,7 @@ def daemonize_wait(
             raise
         if first_child:
             os.close(writing)
-            _stay_in_foreground(Foreground(first_child, bystanders), reading)
+            _stay_in_foreground(Foreground(first_child, bystanders), reading, parent_pid)
         _detach(cd, umask, preserved | {writing})
         _wait_for_adoption()
         process.set_parent_death_signal(signal.SIGKILL, foreground)
@@ -228,23 +235,39 @@ def _signals_held() -> Iterator[None]:
 # The foreground process.
 
 
-def _stay_in_foreground(state: Foreground, pipe: int) -> NoReturn:
+def _stay_in_foreground(state: Foreground, pipe: int, parent_pid: int | None) -> NoReturn:
     status = EXIT_NOT_RELEASED
     try:
-        status = _follow(state, pipe)
+        status = _follow(state, pipe, parent_pid)
+        if status:
+            _end_what_is_left(state.bystanders)
     except BaseException:  # noqa: BLE001 - the caller's code must not go on in this process, whatever happens
         traceback.print_exc()
     finally:
         os._exit(status)
 
 
-def _follow(state: Foreground, pipe: int) -> int:
+def _end_what_is_left(bystanders: frozenset[int]) -> None:
+    """Kills what came of a daemon that was not released, and was left to this process, the subreaper, when it died."""
+    for _ in range(LEFT_ROUNDS):
+        left = process.children() - bystanders
+        if not left:
+            return
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)  # a child that nobody else reaps
+        time.sleep(LEFT_PAUSE_S)
+        process.reap()
+
+
+def _follow(state: Foreground, pipe: int, parent_pid: int | None) -> int:
     """Feeds the machine until it says what to end with.
 
     Rejected: SIGCHLD alone would do for the exits, but a signal should go to a pidfd, not to a stored pid; and pidfds
     alone do not tell of orphans. Every wake-up, whatever its source, reads everything.
     """
     wakeups = _catch_signals()
+    if parent_pid is not None:
+        process.set_parent_death_signal(LAUNCHER_DIED, parent_pid)
     os.set_blocking(pipe, False)
     poller = select.poll()
     poller.register(wakeups, select.POLLIN)
@@ -277,9 +300,9 @@ def _catch_signals() -> int:
     """Turns the signals of the foreground process into bytes on the returned descriptor."""
     reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    for signum in (*PASSED_ON, signal.SIGCHLD):
+    for signum in (*PASSED_ON, LAUNCHER_DIED, signal.SIGCHLD):
         signal.signal(signum, lambda _signum, _frame: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*PASSED_ON, signal.SIGCHLD})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*PASSED_ON, LAUNCHER_DIED, signal.SIGCHLD})
     return reading
 
 
@@ -300,7 +323,9 @@ def _news(pipe: int, wakeups: int) -> Iterator[Event]:
     except BlockingIOError:
         pass
     for signum in wakes:
-        if signum != signal.SIGCHLD:
+        if signum == LAUNCHER_DIED:
+            yield LauncherDied()
+        elif signum != signal.SIGCHLD:
             yield SignalArrived(signum)
     yield from exits
 

@@ -114,6 +114,20 @@ def children() -> frozenset[int]:
     return frozenset(int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
 
 
+def with_variable(name: str, value: str) -> frozenset[int]:
+    """Pids of the processes that were started with, or forked by one that was, this variable in their environment.
+
+    What cannot be looked into, another user's, is not among them.
+    """
+    wanted = os.fsencode(f"{name}={value}")
+    found: set[int] = set()
+    for pid in [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]:
+        with suppress(OSError):
+            if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                found.add(pid)
+    return frozenset(found)
+
+
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat after the name, so that [0] is the state. Raises ProcessLookupError."""
     try:
@@ -131,6 +145,14 @@ def parent(pid: int) -> int:
 def is_zombie(pid: int) -> bool:
     """Whether it has ended and only its parent has not looked yet. Raises ProcessLookupError."""
     return _stat(pid)[0] in {"Z", "X"}
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process and it has not ended, as a zombie has."""
+    try:
+        return _stat(pid)[0] not in {"Z", "X"}
+    except ProcessLookupError:
+        return False
 
 
 def start_time(pid: int) -> int:

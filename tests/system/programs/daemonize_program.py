@@ -117,7 +117,7 @@ def held():
 
 def launch():
     """Starts another program of this kind and stays alive; the test kills it."""
-    subprocess.Popen([sys.executable, __file__, "held", str(FOLDER), str(os.getpid())])
+    subprocess.Popen([sys.executable, __file__, *(ARGUMENTS or ["held"]), str(FOLDER), str(os.getpid())])
     stop_at("launcher")
 
 
@@ -171,7 +171,7 @@ def end():
 
 def grandchild():
     """Leaves a child, forked without exec, that holds the pipe and stderr open, and ends with 7."""
-    daemonize_wait()
+    daemonize_wait(parent_pid=int(ARGUMENTS[0]) if ARGUMENTS else None)
     if os.fork() == 0:
         stop_at("grandchild")
         os._exit(0)
@@ -411,10 +411,10 @@ def child_signal_ignored():
     """The foreground process begins to look only after its first child has exited."""
     follow = detach._follow
 
-    def late(state, pipe):
+    def late(state, pipe, parent_pid):
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, state.first_child, os.WEXITED | os.WNOWAIT)
-        return follow(state, pipe)
+        return follow(state, pipe, parent_pid)
 
     detach._follow = late
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
