@@ -13,8 +13,9 @@ run: setup
 test: setup-dev
 	$(BIN)/pytest
 
-# A million records and as many lines through a real journald; needs root.
+# A million records and as many lines through a real journald, which needs root, and a million lines into log files.
 soak: setup-dev
+	PARSUP_SOAK=1 $(BIN)/pytest -s tests/crash/test_log_lines.py
 	PARSUP_SOAK=1 $(BIN)/pytest -s -o faulthandler_timeout=0 tests/machine/test_journal_soak.py
 
 lint: setup-dev

@@ -1,5 +1,6 @@
 """A parsupd on a test's own directory, which can be killed and started again there."""
 
+import contextlib
 import json
 import signal
 import stat
@@ -12,7 +13,7 @@ from typing import Any
 
 from support import wait_until
 
-from parsupd.shell import leftovers
+from parsupd.shell import leftovers, log_pipes
 from workerlib import WorkerlibError, blocking
 
 PARSUPD = [sys.executable, "-m", "parsupd"]
@@ -27,11 +28,13 @@ class Daemon:
     def __init__(self, folder: Path, config: str, *options: str, start: bool = True) -> None:
         self.folder = folder
         self.runtime = folder / "run"
+        self.state = folder / "state"
         self.socket = self.runtime / "parsupd.sock"
         self.log = folder / "log"
         path = folder / "parsupd.toml"
         path.write_text(config)
-        self.command = ["--config", path, "--runtime-dir", self.runtime, "--log", "json", *options]
+        places = ["--runtime-dir", self.runtime, "--state-dir", self.state]
+        self.command = ["--config", path, *places, "--log", "json", *options]
         if start:
             self.start()
 
@@ -112,8 +115,20 @@ def daemon(folder: Path, config: str, *options: str) -> Iterator[Daemon]:
 def assert_nothing_left(running: Daemon) -> None:
     token = leftovers.token_of(running.runtime)
     wait_until(lambda: not leftovers.find(token), what=f"no process left: {leftovers.find(token)}")
+    wait_until(lambda: not loggers(running.runtime), what="no logger left")
     left = [str(path) for path in running.runtime.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
     assert not left
+
+
+def loggers(runtime: Path) -> list[int]:
+    """Pids of the loggers of the parsupd on that directory, whoever is their parent."""
+    mark = f"{log_pipes.MARK}={leftovers.token_of(runtime)}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return found
 
 
 def simple(script: str, **keys: Any) -> str:

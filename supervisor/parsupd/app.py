@@ -113,9 +113,9 @@ def _run(configuration: Configuration, options: Options, notifier: Notifier) -> 
     try:
         log_format = journal.resolve(LogFormat(options.log_format) if options.log_format else daemon.log)
         log = journal.configure(log_format)
-        place, to_journal = Place(runtime, state), log_format is LogFormat.JOURNAL
+        place = Place(runtime, state)
         reread = partial(load, options.path)
-        return run(Daemon(configuration, reread, place, notifier, inherited, log, to_journal).run())
+        return run(Daemon(configuration, reread, place, notifier, inherited, log, log_format).run())
     finally:
         lock.release()
 

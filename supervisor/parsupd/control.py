@@ -108,11 +108,14 @@ class Supervisor:
 
     @rpc
     async def outputs(self, names: list[str] | None = None) -> list[Info]:
-        """Where the output of each instance is kept: name, journal (whether there), files. Raises LookupError."""
+        """Where the output of each instance is kept: name, journal (whether there), logs, files.
+
+        `logs` is the directory of its log files, or empty; `files` are others. Raises LookupError.
+        """
         found = []
         for status in self._statuses(names):
-            journal, files = self._executor.outputs(InstanceName.parse(status.name))
-            found.append({"name": status.name, "journal": journal, "files": files})
+            journal, logs, files = self._executor.outputs(InstanceName.parse(status.name))
+            found.append({"name": status.name, "journal": journal, "logs": logs, "files": files})
         return found
 
     @rpc

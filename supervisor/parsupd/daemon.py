@@ -13,15 +13,17 @@ from parsupd.adoption import Adoption
 from parsupd.control import Supervisor
 from parsupd.core import events as told
 from parsupd.core.addresses import SOCKET, SUPERVISOR
-from parsupd.core.units import Configuration
+from parsupd.core.units import Configuration, LogFormat
 from parsupd.executor import Doors, Executor, Place
 from parsupd.masters import Masters
+from parsupd.outputs import Outputs
 from parsupd.recorder import Recorder
 from parsupd.reloading import NotReloadedError, Reloader
 from parsupd.shell import leftovers, nameserver
 from parsupd.shell.children import Children
 from parsupd.shell.journal_stream import JournalStreams
 from parsupd.shell.kept_processes import KeptProcesses
+from parsupd.shell.log_pipes import LogPipes
 from parsupd.shell.notify_socket import Notifier
 from parsupd.shell.state_file import StateFile
 from parsupd.shell.terminal import has_terminal
@@ -46,6 +48,9 @@ DRAIN_S = 0.5
 LAST_ANSWERS_S = 0.2
 """How long those who wait for the end may take to hear of it."""
 
+LAST_WORDS_S = 5.0
+"""How long the logger may take to write what the units have said last."""
+
 CONTROL_FD, STATE_FD = "control", "state"
 """Names of what the service manager keeps over our end: the control socket, and the state."""
 
@@ -62,8 +67,8 @@ class Daemon:
     inherited: Mapping[str, int]
     """Descriptors that the service manager has kept or opened, by name."""
     log: Any
-    to_journal: bool
-    """Whether the log goes to journald; then the output of units does so, too."""
+    log_format: LogFormat
+    """How the log goes where; the output of units goes the same way, unless nobody would look there."""
     _handing_over: asyncio.Task[None] | None = None
     _has_terminal: bool = False
 
@@ -83,10 +88,9 @@ class Daemon:
         try:
             names = nameserver.Names()
             fleet = adoption.fleet(self.configuration)
-            sockets = UnitSockets(self.notifier, self.inherited)
-            streams = JournalStreams(self.log) if self.to_journal else None
-            kept = KeptProcesses(self.notifier, self.inherited)
-            doors = Doors(children, kept, names, masters, sockets, streams)
+            outputs = self._outputs(token, children)
+            sockets, kept = UnitSockets(self.notifier, self.inherited), KeptProcesses(self.notifier, self.inherited)
+            doors = Doors(children, kept, names, masters, sockets, outputs)
             executor = Executor(fleet, doors, recorder, self.place, self.log)
             manager = ServiceManager(self.notifier, executor)
             server.add(nameserver.OBJECT, names)
@@ -95,6 +99,7 @@ class Daemon:
             server.add(SUPERVISOR, Supervisor(executor, reloader, transients, runtime))
             for name in (nameserver.OBJECT, SUPERVISOR):
                 names.publish(name, str(Uri(name, socket)), ["kind:parsupd"])
+            outputs.recover(executor.specs())
             adoption.take_over(executor)
             ours = await self._listen(server, socket)
             executor.note("started", version=__version__, pid=os.getpid(), socket=socket.path)
@@ -106,8 +111,7 @@ class Daemon:
             status = await executor.done
             removing.cancel()
             if not executor.handed_over:
-                for pid in await children.end_strays(lambda pid: leftovers.carries(pid, token), within_s=2.0):
-                    self.log.warning("stray_ended", pid=pid, reason="it had left its unit's process group")
+                await self._end_rest(children, token, outputs)
                 recorder.forget()
                 await server.drain(LAST_ANSWERS_S)
             executor.close()
@@ -120,6 +124,23 @@ class Daemon:
             Path(socket.path).unlink(missing_ok=True)
         self.log.info("handed_over" if executor.handed_over else "stopped", status=status)
         return status
+
+    async def _end_rest(self, children: Children, token: str, outputs: Outputs) -> None:
+        """All units are down: ends what they have left, then the logger."""
+        for pid in await children.end_strays(lambda pid: leftovers.carries(pid, token), within_s=2.0):
+            self.log.warning("stray_ended", pid=pid, reason="it had left its unit's process group")
+        await outputs.pipes.end(within_s=LAST_WORDS_S)
+
+    def _outputs(self, token: str, children: Children) -> Outputs:
+        logs = self.place.state_dir / "logs"
+        limit = self.configuration.daemon.all_logs_size
+        return Outputs(
+            logs,
+            JournalStreams(self.log) if self.log_format is LogFormat.JOURNAL else None,
+            LogPipes(self.place.runtime_dir, logs, limit, token, children.watch, self.log),
+            # The first process of a container writes to where its logs are read.
+            has_readers=self.log_format is LogFormat.CONSOLE or os.getpid() == 1,
+        )
 
     def _on_signal(self, name: str, executor: Executor, server: Server, reloader: Reloader) -> None:
         if self._handing_over is not None:

@@ -29,16 +29,15 @@ from parsupd.core.units import (
     ExitCause,
     Failure,
     InstanceName,
-    Output,
-    OutputKind,
     SubState,
     Target,
     UnitSpec,
     UnitType,
 )
 from parsupd.masters import Masters
+from parsupd.outputs import Outputs, Redirects
 from parsupd.recorder import Recorder
-from parsupd.shell import accounts, journal_stream
+from parsupd.shell import accounts
 from parsupd.shell.accounts import AccountError, Identity
 from parsupd.shell.children import Child, Children
 from parsupd.shell.config_files import read_environment
@@ -53,7 +52,6 @@ from workerlib.core.daemonizing import ExitCause as Exit
 from workerlib.core.daemonizing import Exited as ExitedWith
 from workerlib.core.uri import parse_uri
 from workerlib.redirects import Target as RedirectTarget
-from workerlib.shell.journald import stream_name
 from workerlib.spawner import SpawnOptions, WorkerRecord
 
 
@@ -74,8 +72,7 @@ class Doors:
     names: Names
     masters: Masters
     sockets: UnitSockets
-    streams: journal_stream.JournalStreams | None
-    """Where the output of units goes that is meant for journald; None: to the daemon's own stderr."""
+    outputs: Outputs
 
 
 class Executor:
@@ -109,7 +106,7 @@ class Executor:
         self._recorder = recorder
         self._sockets = doors.sockets
         self._log = log
-        self._streams = doors.streams
+        self._outputs = doors.outputs
         self._queue: deque[told.FleetEvent] = deque()
         self._feeding = True  # until `open`
         self._timer: asyncio.TimerHandle | None = None
@@ -129,12 +126,15 @@ class Executor:
         self._feeding = True
         try:
             while self._queue:
-                effects = self.fleet.handle(self._queue.popleft(), self._loop.time())
+                event = self._queue.popleft()
+                effects = self.fleet.handle(event, self._loop.time())
                 if any(isinstance(effect, do.Spawn) for effect in effects):
                     # On record before it is done: no generation is ever used twice, whenever this process ends.
                     self._recorder.save(self.fleet, self.chronicle.events.last)
                 for effect in effects:
                     self._carry_out(effect)
+                if isinstance(event, told.Reconfigure):
+                    self._outputs.configure(self.specs())
         finally:
             self._feeding = False
         self._recorder.save(self.fleet, self.chronicle.events.last)
@@ -238,12 +238,14 @@ class Executor:
             spec = replace(spec, working_directory=accounts.at_home(spec.working_directory, identity))
             steps = steps_for(spec, identity)
             if spec.type is UnitType.WORKER:
-                options = self._worker_options(spec, instance, environment)
+                streams = self._outputs.redirects(spec, instance, generation)
+                options = self._worker_options(spec, instance, environment, streams)
                 uid = os.geteuid() if identity is None else identity.uid
                 task = self._loop.create_task(self._spawn_worker(instance, generation, options, uid, steps))
+                task.add_done_callback(lambda _task: streams.close())
                 self._spawns[instance, generation] = task
                 return
-            child = self._start_program(spec, instance, environment, steps)
+            child = self._start_program(spec, instance, generation, environment, steps)
         except (OSError, UsageError, ConfigurationError, AccountError) as error:
             self._queue.append(told.SpawnFailed(instance, generation, ExitCause.spawn_failed(str(error))))
             return
@@ -259,7 +261,7 @@ class Executor:
         return {
             **environment,
             **spec.environment,
-            **self._stderr_variable(spec, instance),
+            **self._outputs.variables(spec, instance),
             "PARSUP_UNIT": instance.unit,
             "PARSUP_INSTANCE": str(instance.number),
             "PARSUP_GENERATION": str(generation),
@@ -268,21 +270,20 @@ class Executor:
             **failure_variables(self.fleet.state(instance)[0].failure),
         }
 
-    def _stderr_variable(self, spec: UnitSpec, instance: InstanceName) -> dict[str, str]:
-        """Tells a unit whose stderr is a stream of the journal so, in systemd's way."""
-        if spec.stderr.kind is not OutputKind.JOURNAL or (fd := self._journal_fd(instance, 2)) == 2:
-            return {}  # where it is the daemon's stderr, it has the daemon's own variable
-        return {"JOURNAL_STREAM": stream_name(fd)}
-
     # Programs
 
     def _start_program(
-        self, spec: UnitSpec, instance: InstanceName, environment: Mapping[str, str], steps: Sequence[Step]
+        self,
+        spec: UnitSpec,
+        instance: InstanceName,
+        generation: int,
+        environment: Mapping[str, str],
+        steps: Sequence[Step],
     ) -> Child:
         with ExitStack() as opened:
-            stdout = self._open(spec.stdout, instance, 1)
+            stdout = self._outputs.open(spec, instance, generation, 1)
             opened.callback(os.close, stdout)
-            stderr = self._open(spec.stderr, instance, 2)
+            stderr = self._outputs.open(spec, instance, generation, 2)
             opened.callback(os.close, stderr)
             return self._children.spawn(
                 spec.exec,
@@ -317,33 +318,13 @@ class Executor:
         if all(status.sub_state in AT_REST and status.target is Target.DOWN for status in statuses):
             self._sockets.close(unit)
 
-    def _output_path(self, output: Output, instance: InstanceName) -> str:
-        if output.kind is OutputKind.APPEND:
-            return output.path
-        if output.kind is OutputKind.NULL:
-            return os.devnull
-        folder = self._place.state_dir / "log"
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        return str(folder / f"{instance}.log")
+    def specs(self) -> dict[InstanceName, UnitSpec]:
+        """What each instance is to be, as of now."""
+        return {instance: spec for spec in self.fleet.specs.values() for instance in self.fleet.instances(spec.name)}
 
-    def outputs(self, instance: InstanceName) -> tuple[bool, list[str]]:
-        """Whether what an instance writes, or the daemon about it, is in the journal; and the files with the rest."""
-        spec = self.fleet.spec(instance)
-        kept = [output for output in (spec.stdout, spec.stderr) if output.kind in {OutputKind.FILE, OutputKind.APPEND}]
-        return self._streams is not None, list(dict.fromkeys(self._output_path(output, instance) for output in kept))
-
-    def _journal_fd(self, instance: InstanceName, which: int) -> int:
-        """A stream of the journal, else the daemon's stderr: where its own records go."""
-        fd = self._streams.fd(instance, which) if self._streams is not None else None
-        return 2 if fd is None else fd
-
-    def _open(self, output: Output, instance: InstanceName, which: int) -> int:
-        """A descriptor of its own; to be closed."""
-        if output.kind is OutputKind.INHERIT:
-            return os.dup(which)
-        if output.kind is OutputKind.JOURNAL:
-            return os.dup(self._journal_fd(instance, which))
-        return open_output(self._output_path(output, instance))
+    def outputs(self, instance: InstanceName) -> tuple[bool, str, list[str]]:
+        """Where what an instance writes is: in the journal, in a directory of log files, in files of its own."""
+        return self._outputs.kept(self.fleet.spec(instance))
 
     def _follow(self, instance: InstanceName, generation: int, child: Child) -> None:
         """Reports the exit of a main process and the end of its group, each once."""
@@ -368,7 +349,9 @@ class Executor:
 
     # Workers
 
-    def _worker_options(self, spec: UnitSpec, instance: InstanceName, environment: Mapping[str, str]) -> SpawnOptions:
+    def _worker_options(
+        self, spec: UnitSpec, instance: InstanceName, environment: Mapping[str, str], streams: Redirects
+    ) -> SpawnOptions:
         by_name = isinstance(spec.init, Mapping)
         return SpawnOptions(
             reference=spec.worker,
@@ -376,8 +359,8 @@ class Executor:
             args=() if by_name else list(spec.init),
             kwargs=dict(spec.init) if by_name else {},
             shutdown_on=ShutdownOn.HEARTBEATER_CONNECTION_TIMEOUT,
-            stdout=self._redirect(spec.stdout, instance, 1),
-            stderr=self._redirect(spec.stderr, instance, 2),
+            stdout=streams.stdout,
+            stderr=streams.stderr,
             cd=spec.working_directory or "/",
             umask=spec.umask,
             env=environment,
@@ -388,15 +371,6 @@ class Executor:
             on_stderr=lambda name, line: self._log.warning(f"[WORKER {name} STDERR]: {line}", unit=name),
             on_failure=lambda error: self._log.error("worker_failed", unit=str(instance), error=str(error)),
         )
-
-    def _redirect(self, output: Output, instance: InstanceName, which: int) -> Redirect:
-        if output.kind is OutputKind.NULL:
-            return Redirect.dev_null()
-        if output.kind is OutputKind.INHERIT:
-            return Redirect.descriptor(which)
-        if output.kind is OutputKind.JOURNAL:
-            return Redirect.descriptor(self._journal_fd(instance, which))
-        return Redirect.append(self._output_path(output, instance))
 
     async def _spawn_worker(
         self, instance: InstanceName, generation: int, options: SpawnOptions, uid: int, steps: Sequence[Step]
@@ -500,8 +474,7 @@ class Executor:
         if self._timer is not None:
             self._timer.cancel()
         self._sockets.release()
-        if self._streams is not None:
-            self._streams.close()
+        self._outputs.close()
 
 
 def failure_variables(failure: Failure | None) -> dict[str, str]:

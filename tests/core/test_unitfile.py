@@ -61,6 +61,7 @@ runtime_dir = "run"
 state_dir = "/var/lib/x"
 log = "json"
 lease_sec = 5
+all_logs_size = "1G"
 restart_storm_burst = 7
 restart_storm_interval_sec = 2
 include = ["units.d/*.toml", "/srv/*.toml"]
@@ -102,6 +103,13 @@ timeout_stop_sec = 5
 kill_signal = "SIGINT"
 stdout = "append:../log/out"
 stderr = "null"
+log_format = "json"
+log_rotate_size = "1M"
+log_rotate_sec = 60
+log_total_size = 2097152
+log_compress = false
+log_full_policy = "drop"
+log_block_sec = 2
 environment = { TZ = "UTC" }
 environment_file = ["/etc/default/pricing", "pricing.env", "-local.env"]
 working_directory = ".."
@@ -157,6 +165,7 @@ def test_every_key_arrives() -> None:
     assert daemon.state_dir == "/var/lib/x"
     assert daemon.log is LogFormat.JSON
     assert daemon.lease_s == 5.0
+    assert daemon.all_logs_size == 1 << 30
     assert (daemon.restart_storm_burst, daemon.restart_storm_interval_s) == (7, 2.0)
     assert daemon.include == ("/etc/parsupd/units.d/*.toml", "/srv/*.toml")
     assert list(configuration.units) == ["marketdata", "migrate", "pricing", "log", "pricing2"]
@@ -188,6 +197,13 @@ def test_every_key_arrives() -> None:
         kill_signal=SIGNALS["SIGINT"],
         stdout=Output(OutputKind.APPEND, "/etc/log/out"),
         stderr=Output(OutputKind.NULL),
+        log_format="json",
+        log_rotate_size=1 << 20,
+        log_rotate_s=60.0,
+        log_total_size=2 << 20,
+        log_compress=False,
+        log_full_policy="drop",
+        log_block_s=2.0,
         environment={"TZ": "UTC"},
         environment_file=("/etc/default/pricing", "/etc/parsupd/pricing.env", "-/etc/parsupd/local.env"),
         working_directory="/etc",

@@ -136,7 +136,7 @@ SLOW_TO_STOP = "trap 'sleep 0.5; exit 0' TERM; echo up; while :; do sleep 0.05; 
 
 def test_a_stop_that_another_command_overrides_says_so(tmp_path: Path) -> None:
     """A restart during a stop wins, and whoever waits for the stop is told, instead of waiting for ever."""
-    with daemon(tmp_path, f"[unit.a]\n{simple(SLOW_TO_STOP)}") as running:
+    with daemon(tmp_path, f"[unit.a]\n{simple(SLOW_TO_STOP, stdout='inherit')}") as running:
         wait_until(lambda: "up" in running.log.read_text().splitlines(), what="its trap is set")
         with ThreadPoolExecutor(1) as pool:
             stop = pool.submit(running.call, "stop", ["a"], timeout_s=10)
@@ -149,7 +149,7 @@ def test_a_stop_that_another_command_overrides_says_so(tmp_path: Path) -> None:
 
 def test_a_restart_that_a_stop_overrides_returns(tmp_path: Path) -> None:
     """A stop during a restart wins, and whoever waits for the restart sees that it is down."""
-    with daemon(tmp_path, f"[unit.a]\n{simple(SLOW_TO_STOP)}") as running:
+    with daemon(tmp_path, f"[unit.a]\n{simple(SLOW_TO_STOP, stdout='inherit')}") as running:
         wait_until(lambda: "up" in running.log.read_text().splitlines(), what="its trap is set")
         with ThreadPoolExecutor(1) as pool:
             restart = pool.submit(running.call, "restart", ["a"], timeout_s=10)
@@ -188,7 +188,7 @@ def test_environment_directory_umask_and_output(tmp_path: Path) -> None:
     with daemon(tmp_path, config, "--state-dir", str(tmp_path / "state")) as running:
         running.wait_for("a@1", lambda s: s["sub_state"] == "exited")
     assert (tmp_path / "out").read_text() == f"two words|unit|a|1|1\n{tmp_path}\n0027\n"
-    assert (tmp_path / "state" / "log" / "a@1.log").read_text() == "oops\n"
+    assert (tmp_path / "state" / "logs" / "a@1.log").read_text().endswith("Z 1 stderr oops\n")
 
 
 # Workers

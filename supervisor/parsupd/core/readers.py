@@ -6,6 +6,7 @@ A reader takes the value that TOML gave and returns the value that the spec hold
 import difflib
 import enum
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -83,6 +84,34 @@ def choice(words: type[E]) -> Reader:
         if text(value) not in names:
             raise BadValueError(f"must be one of {', '.join(names)}, not {value!r}{did_you_mean(value, names)}")
         return words(value)
+
+    return read
+
+
+def one_of(*words: str) -> Reader:
+    """Reads one of these words."""
+
+    def read(value: Any) -> str:
+        if text(value) not in words:
+            raise BadValueError(f"must be one of {', '.join(words)}, not {value!r}{did_you_mean(value, words)}")
+        return str(value)
+
+    return read
+
+
+_BYTES = re.compile(r"(\d{1,15})([KMGT]?)", re.ASCII)
+_TIMES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def size(low: int) -> Reader:
+    """Reads a number of bytes, `low` or more: 1048576, "1024K" or "1M"."""
+
+    def read(value: Any) -> int:
+        found = _BYTES.fullmatch(value) if isinstance(value, str) else None
+        number = int(found[1]) * _TIMES[found[2]] if found is not None else value
+        if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= 1 << 60:
+            raise BadValueError(f'must be a number of bytes, {low} or more, or such as "16M", not {value!r}')
+        return number
 
     return read
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from parsupd.core.attributes import ATTRIBUTE_KEYS
+from parsupd.core.log_settings import FULL_POLICIES, LEAST_FILE, LOG_FORMATS
 from parsupd.core.readers import (
     BadValueError,
     Reader,
@@ -18,8 +19,10 @@ from parsupd.core.readers import (
     choice,
     did_you_mean,
     filled,
+    one_of,
     seconds,
     several,
+    size,
     text,
     whole,
 )
@@ -171,6 +174,13 @@ UNIT_KEYS: dict[str, Reader] = {
     "kill_signal": Live(signal),
     "stdout": output,
     "stderr": output,
+    "log_format": Live(one_of(*LOG_FORMATS)),
+    "log_rotate_size": Live(size(LEAST_FILE)),
+    "log_rotate_sec": Live(seconds(endless=True)),
+    "log_total_size": Live(size(2 * LEAST_FILE)),
+    "log_compress": Live(boolean),
+    "log_full_policy": Live(one_of(*FULL_POLICIES)),
+    "log_block_sec": Live(seconds(endless=True)),
     "environment": environment,
     "environment_file": several(filled),
     "sockets": several(listen_address),
@@ -192,6 +202,7 @@ DAEMON_KEYS: dict[str, Reader] = {
     "state_dir": filled,
     "log": choice(LogFormat),
     "include": Live(several(filled)),
+    "all_logs_size": size(2 * LEAST_FILE),
     "lease_sec": seconds(),
     "restart_storm_burst": Live(whole(0, 1_000_000)),
     "restart_storm_interval_sec": Live(seconds()),

@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 from parsupd.core.attributes import Attributes
+from parsupd.core.log_settings import ALL_FILES, LogSettings
+
+KEPT = LogSettings()
+"""How output is kept in files by default."""
 
 # Signal numbers of Linux on x86, ARM and RISC-V (signal(7)); a test compares them with the `signal` module.
 SIGNALS = {
@@ -273,6 +277,13 @@ class UnitSpec(Attributes):
     kill_signal: int = SIGTERM
     stdout: Output = Output(OutputKind.JOURNAL)
     stderr: Output = Output(OutputKind.JOURNAL)
+    log_format: str = KEPT.form
+    log_rotate_size: int = KEPT.rotate_size
+    log_rotate_s: float = KEPT.rotate_age_s
+    log_total_size: int = KEPT.total_size
+    log_compress: bool = KEPT.compress
+    log_full_policy: str = KEPT.full_policy
+    log_block_s: float = KEPT.block_s
     environment: Mapping[str, str] = field(default_factory=dict)
     environment_file: tuple[str, ...] = ()
     sockets: tuple[ListenAddress, ...] = ()  # opened once, and passed to each process of all instances
@@ -289,6 +300,19 @@ class UnitSpec(Attributes):
     def needed(self) -> tuple[str, ...]:
         """Names of the units that are started with this one, each once."""
         return tuple(dict.fromkeys(edge.unit for edge in (*self.requires, *self.binds_to, *self.wants)))
+
+    @property
+    def log_settings(self) -> LogSettings:
+        """How output is kept that goes to files."""
+        return LogSettings(
+            self.log_format,
+            self.log_rotate_size,
+            self.log_rotate_s,
+            self.log_total_size,
+            self.log_compress,
+            self.log_full_policy,
+            self.log_block_s,
+        )
 
     @property
     def instance_names(self) -> tuple[InstanceName, ...]:
@@ -340,6 +364,7 @@ class DaemonSettings:
     state_dir: str = ""
     lease_s: float = 120.0  # how long workers go on without a parsupd before they end
     log: LogFormat = LogFormat.AUTO
+    all_logs_size: int = ALL_FILES  # bytes of the log files of all units
     include: tuple[str, ...] = ()  # globs; the shell expands them
     restart_storm_burst: int = 500  # restarts of all units together
     restart_storm_interval_s: float = 10.0  # within this time; more have to wait

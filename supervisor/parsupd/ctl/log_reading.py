@@ -1,4 +1,4 @@
-"""Where the lines of `parsupctl logs` come from: the journal, read by journalctl, and units' files."""
+"""Where the lines of `parsupctl logs` come from: the journal, read by journalctl, log files, and files of units."""
 
 import heapq
 import os
@@ -12,12 +12,15 @@ from typing import Any, BinaryIO, NamedTuple
 
 import click
 
-from parsupd.ctl import log_lines
+from parsupd.ctl import log_lines, log_store
 from parsupd.ctl.client import NO_SUCH_UNIT, UNREACHABLE, Failure, daemon
 from parsupd.ctl.log_lines import Line
 
 MAX_LINE = 1 << 20
 """Bytes of one line of a file that are shown."""
+
+LOOK_EVERY_S = 0.1
+"""How often log files are looked at while they are followed: to be told of changes would need a library for inotify."""
 
 FOLLOW_FROM = 10
 """So many lines are shown first when following, as journalctl and tail do."""
@@ -37,8 +40,19 @@ class Wanted(NamedTuple):
 # Where
 
 
-def places(context: click.Context, names: tuple[str, ...]) -> tuple[list[str], list[tuple[str, str]]]:
-    """What to ask journalctl for, and the files with the instance that each is of."""
+class Places(NamedTuple):
+    """Where to look."""
+
+    journal: list[str]
+    """Terms for journalctl; empty for not at all."""
+    logs: list[tuple[str, str]] = []  # noqa: RUF012 - never changed
+    """Directories of log files, and whose."""
+    files: list[tuple[str, str]] = []  # noqa: RUF012 - never changed
+    """Other files, and whose."""
+
+
+def places(context: click.Context, names: tuple[str, ...]) -> Places:
+    """Where what these say is kept."""
     try:
         with daemon(context) as connection:
             found: list[dict[str, Any]] = connection.call("outputs", list(names))
@@ -47,13 +61,15 @@ def places(context: click.Context, names: tuple[str, ...]) -> tuple[list[str], l
             raise
         click.echo("parsupctl: parsupd is not there; only the journal is read", err=True)
         found = []
+    found = list({entry["name"]: entry for entry in found}.values())
     files = [(path, entry["name"]) for entry in found for path in entry["files"]]
+    logs = [(entry["logs"], entry["name"]) for entry in found if entry["logs"]]
     if found and not any(entry["journal"] for entry in found):
-        if not files:
+        if not files and not logs:
             where = 'its own stderr, as parsupd does not log to a journal: see where that goes, or use stdout = "file"'
             raise Failure(f"what {' '.join(names)} says is kept nowhere by parsupd; it goes to {where}")
-        return [], files
-    return _matches(names, known=bool(found)), files
+        return Places([], logs, files)
+    return Places(_matches(names, known=bool(found)), logs, files)
 
 
 def _matches(names: tuple[str, ...], *, known: bool) -> list[str]:
@@ -105,10 +121,11 @@ def _check(program: "subprocess.Popen[bytes]") -> None:
 # What has been
 
 
-def past(journal: list[str], files: list[tuple[str, str]], wanted: Wanted) -> Iterable[Line]:
-    sources = [_file_lines(path, name, wanted) for path, name in dict.fromkeys(files)]
-    if journal:
-        sources.append(_journal_lines(journal, wanted))
+def past(places: Places, wanted: Wanted) -> Iterable[Line]:
+    sources = [_file_lines(path, name, wanted) for path, name in places.files]
+    sources += [_log_lines(folder, name, wanted) for folder, name in places.logs]
+    if places.journal:
+        sources.append(_journal_lines(places.journal, wanted))
     lines: Iterable[Line] = heapq.merge(*sources, key=lambda line: line.time or 0.0)
     if wanted.generation is not None:
         lines = log_lines.of_generation(lines, wanted.generation)
@@ -158,6 +175,19 @@ def _file_lines(path: str, name: str, wanted: Wanted) -> Iterator[Line]:
         raise Failure(f"{path}: {error.strerror}") from None
 
 
+def _log_lines(folder: str, name: str, wanted: Wanted) -> Iterator[Line]:
+    filters = (wanted.since, wanted.until, wanted.generation, wanted.priority)
+    try:
+        if wanted.last is not None and filters == (None, None, None, None):
+            yield from log_store.last(folder, name, wanted.last)
+            return
+        for line in log_store.past(folder, name, wanted.since):
+            if wanted.generation is not None or log_lines.in_range(line, wanted.since, wanted.until, wanted.priority):
+                yield line
+    except OSError as error:
+        raise Failure(f"{error.filename or folder}: {error.strerror or error}") from None
+
+
 def _line_of(text: bytes, name: str, before: Line | None) -> Line:
     return log_lines.from_file(text.decode(errors="backslashreplace").rstrip("\r\n"), name, before)
 
@@ -187,9 +217,13 @@ class _Source:
             yield self._before
 
 
-def follow(journal: list[str], files: list[tuple[str, str]], wanted: Wanted, show: Callable[[Line], None]) -> None:
+def follow(places: Places, wanted: Wanted, show: Callable[[Line], None]) -> None:
     """Shows lines as they come; ends when nobody reads what it shows, also while nothing comes."""
     first = str(FOLLOW_FROM if wanted.last is None else wanted.last)
+
+    def is_wanted(line: Line) -> bool:
+        return log_lines.in_range(line, wanted.since, None, wanted.priority)
+
     with ExitStack() as running:
         sources: dict[int, _Source] = {}
 
@@ -199,29 +233,48 @@ def follow(journal: list[str], files: list[tuple[str, str]], wanted: Wanted, sho
             source = _Source(program, read)
             sources[source.pipe.fileno()] = source
 
-        if journal:
+        if places.journal:
             add(
-                _journalctl("--output=json", "--all", "--follow", f"--lines={first}", *_options(wanted), *journal),
+                _journalctl(
+                    "--output=json", "--all", "--follow", f"--lines={first}", *_options(wanted), *places.journal
+                ),
                 lambda text, _: log_lines.from_journal(text.decode(errors="backslashreplace")),
             )
-        for path, name in dict.fromkeys(files):
+        for path, name in places.files:
             tail = ["tail", "--follow=name", "--retry", f"--lines={first}", "--", path]
             add(
                 subprocess.Popen(tail, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL),
                 lambda text, before, name=name: _line_of(text, name, before),  # type: ignore[misc]
             )
+        followers = [running.enter_context(log_store.Follower(*where)) for where in places.logs]
+        for line in _firsts(followers, int(first), is_wanted):
+            show(line)
         poller = select.poll()
         for fd in sources:
             poller.register(fd, select.POLLIN)
         poller.register(1, 0)  # an error or hang-up is always told
         while True:
-            for fd, _ in poller.poll():
+            for fd, _ in poller.poll(LOOK_EVERY_S * 1000 if followers else None):
                 if fd == 1:
                     return
                 try:
-                    for line in sources[fd].take():
-                        if log_lines.in_range(line, wanted.since, None, wanted.priority):
-                            show(line)
+                    for line in filter(is_wanted, sources[fd].take()):
+                        show(line)
                 except EOFError:
                     _check(sources[fd].program)
                     return
+            for line in filter(is_wanted, _taken(followers)):
+                show(line)
+
+
+def _firsts(followers: list[log_store.Follower], count: int, is_wanted: Callable[[Line], bool]) -> Iterable[Line]:
+    """What was said last, by all together."""
+    found = heapq.merge(
+        *(follower.first(count, is_wanted) for follower in followers), key=lambda line: line.time or 0.0
+    )
+    return deque(found, maxlen=count)
+
+
+def _taken(followers: list[log_store.Follower]) -> Iterator[Line]:
+    for follower in followers:
+        yield from follower.take()

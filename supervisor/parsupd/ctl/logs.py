@@ -46,16 +46,16 @@ class _Priority(click.ParamType):  # type: ignore[type-arg]  # not generic at ru
 @click.option("-n", "--lines", "last", type=click.IntRange(min=0), help="Only the last N lines.  [with -f: 10]")
 @click.option("--since", metavar="TIME", type=_Time(), help="Nothing before TIME.")
 @click.option("--until", metavar="TIME", type=_Time(), help="Nothing after TIME.")
-@click.option("--generation", metavar="G", type=int, help="Only of the Gth life of each instance.")
+@click.option("--generation", "--incarnation", metavar="G", type=int, help="Only of the Gth life of each instance.")
 @click.option("-p", "--priority", metavar="PRIO", type=_Priority(), help="Only of this syslog priority and worse.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, with stable keys.")
 @click.pass_context
 def logs(context: click.Context, /, units: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Show what units have printed and logged, and what parsupd says about them, oldest first.
 
-    From the journal, and for units with stdout=file or append from their files. A line of a file has a time only
-    when workerlib wrote it; others count as of the line before them. When parsupd is not there, the journal is read
-    all the same.
+    From the journal, and for units with stdout=file or append from their files. A line of a file that a unit appends
+    to has a time only when workerlib wrote it; others count as of the line before them. When parsupd is not there, the
+    journal is read all the same.
 
     A TIME is "2026-01-31 14:00", "14:00", today, yesterday, now, "-1h", "5min ago" or @SECONDS. A PRIO is 0 to 7,
     or emerg, alert, crit, err, warning, notice, info, debug.
@@ -79,7 +79,7 @@ def logs(context: click.Context, /, units: tuple[str, ...], as_json: bool, **opt
     paint = output.painter()
     signal.signal(signal.SIGTERM, _end)  # so that what was started here is ended, too
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    journal, files = log_reading.places(context, units)
+    places = log_reading.places(context, units)
 
     def show(line: log_lines.Line) -> None:
         sys.stdout.write(f"{log_lines.as_json(line) if as_json else log_lines.as_text(line, paint)}\n")
@@ -88,9 +88,9 @@ def logs(context: click.Context, /, units: tuple[str, ...], as_json: bool, **opt
 
     try:
         if wanted.follow:
-            log_reading.follow(journal, files, wanted, show)
+            log_reading.follow(places, wanted, show)
         else:
-            for line in log_reading.past(journal, files, wanted):
+            for line in log_reading.past(places, wanted):
                 show(line)
             sys.stdout.flush()
     except BrokenPipeError:  # nobody reads any more: that is no failure

@@ -8,7 +8,7 @@ import click
 from parsupd.ctl import log_lines, log_reading
 from parsupd.ctl.client import Failure
 from parsupd.ctl.log_lines import Line
-from parsupd.ctl.log_reading import Wanted
+from parsupd.ctl.log_reading import Places, Wanted
 
 AROUND_S = 1.0
 """What belongs to a run is looked for this long before and after it: a line takes a moment to the journal."""
@@ -26,16 +26,14 @@ def add(context: click.Context, found: list[dict[str, Any]], last: int) -> str:
         try:
             places = log_reading.places(context, (info["name"],))
             for run in runs:
-                lines = _of_run(*places, run, last, is_newest=run is runs[-1] and info["pid"] is None)
+                lines = _of_run(places, run, last, is_newest=run is runs[-1] and info["pid"] is None)
                 run["log"] = [log_lines.as_object(line) for line in lines]
         except Failure as failure:
             why_not = failure.message
     return why_not
 
 
-def _of_run(
-    journal: list[str], files: list[tuple[str, str]], run: dict[str, Any], last: int, *, is_newest: bool
-) -> list[Line]:
+def _of_run(places: Places, run: dict[str, Any], last: int, *, is_newest: bool) -> list[Line]:
     wanted = Wanted(
         follow=False,
         last=None,
@@ -44,9 +42,11 @@ def _of_run(
         generation=None,
         priority=None,
     )
-    lines = log_lines.of_generation(log_reading.past(journal, files, wanted), run["generation"])
+    lines = log_lines.of_generation(log_reading.past(places, wanted), run["generation"])
     found = deque((line for line in lines if line.by != "parsupd"), maxlen=last)
     if not found and is_newest:
         # Lines without a time: those at the end of a file are of the last run, as long as no other one has begun.
-        found = deque(log_reading.past([], files, wanted._replace(since=None, until=None, last=last)))
+        found = deque(
+            log_reading.past(Places([], files=places.files), wanted._replace(since=None, until=None, last=last))
+        )
     return [*found]
