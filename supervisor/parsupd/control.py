@@ -23,6 +23,7 @@ from parsupd.core.unit_keys import UNIT_KEYS
 from parsupd.core.units import SIGNAL_NAMES, ActiveState, InstanceName, SubState, Target
 from parsupd.executor import Executor
 from parsupd.reloading import NotReloadedError, Reloader
+from parsupd.rolling import NotRolledError, Progress, Roller
 from parsupd.shell import leftovers
 from parsupd.transients import BadUnitError, Transients
 from workerlib import __version__, pipe, rpc
@@ -31,6 +32,8 @@ UP = frozenset({SubState.RUNNING, SubState.EXITED})
 ENDS = "shutting_down"
 """The event by which those who follow know that there is no more to come."""
 AT_REST = frozenset({SubState.DEAD, SubState.FAILED})
+MOST_SURGE = 1000
+"""So many instances a rolling restart may add."""
 
 
 class Supervisor:
@@ -41,6 +44,7 @@ class Supervisor:
         self._transients = transients
         self._reloader = reloader
         self._runtime_dir = runtime_dir
+        self._roller = Roller(executor, reloader)
         self._started_at = time.time()
 
     @property
@@ -159,6 +163,38 @@ class Supervisor:
             return status.sub_state in AT_REST or (status.sub_state in UP and status.generation > before[status.name])
 
         return await self._until(names, done, wait, timeout_s)
+
+    @rpc
+    async def roll(self, names: list[str], surge: int = 0, timeout_s: float | None = None) -> Info:
+        """Restarts units while they go on serving: one instance after the other, each when the one before is ready.
+
+        Args:
+            names: Units; one after the other.
+            surge: So many more instances of a unit are started first, and stopped at the end; as many are restarted
+                at once then.
+            timeout_s: How long that may take.
+
+        Returns:
+            restarted, left (names), failed (null; or name and reason of the first that did not come up, after which
+            nothing else was touched), instances (their status).
+
+        Raises LookupError, ValueError, RuntimeError as `start`, TimeoutError. Who goes away or raises TimeoutError
+        ends it: what is being restarted comes up, what is left is not touched.
+        """
+        await self._ready()
+        progress = Progress()
+        try:
+            if not 0 <= surge <= MOST_SURGE:
+                raise NotRolledError(f"surge must be from 0 to {MOST_SURGE}, not {surge}")
+            async with asyncio.timeout(timeout_s):
+                await self._roller.roll(names, surge, progress)
+        except NoSuchUnitError as error:
+            raise LookupError(str(error)) from None
+        except (NotReloadedError, ShuttingDownError) as error:
+            raise RuntimeError(str(error)) from None
+        except TimeoutError:
+            raise TimeoutError(f"not within {timeout_s:g} s; {progress}") from None
+        return described.roll(progress.restarted, progress.left, progress.failed, self._statuses(names), _wall)
 
     @rpc
     async def wait(self, names: list[str], state: str = "active", timeout_s: float | None = None) -> list[Info]:

@@ -12,7 +12,7 @@ from parsupd.core.events import Reconfigure, Scale
 from parsupd.core.fleet import ShuttingDownError
 from parsupd.core.plan import Plan
 from parsupd.core.unitfile import ConfigurationError, check_edges
-from parsupd.core.units import Configuration, UnitSpec
+from parsupd.core.units import Configuration, InstanceName, UnitSpec
 from parsupd.executor import Executor
 from workerlib import UsageError
 
@@ -75,6 +75,23 @@ class Reloader:
             self._give(Scale(name, instances))
         self._executor.note("scaled", instances=dict(numbers))
         return plan
+
+    def add_instances(self, unit: str, count: int) -> tuple[InstanceName, ...]:
+        """Gives a unit more instances for a while; what was scaled by hand is forgotten until `drop_instances`.
+
+        A parsupd that comes after has the number of the files again, whatever happened to this one.
+        """
+        fleet = self._executor.fleet
+        number = fleet.configuration.units[unit].instances
+        self._give(Reconfigure(fleet.with_instances({unit: number + count})))
+        return fleet.configuration.units[unit].instance_names[number:]
+
+    def drop_instances(self, extra: tuple[InstanceName, ...], *, scaled: bool) -> None:
+        """Takes them away again, unless somebody has set another number meanwhile. Raises NotReloadedError."""
+        fleet, unit, number = self._executor.fleet, extra[0].unit, extra[0].number - 1
+        spec = fleet.configuration.units.get(unit)
+        if spec is not None and spec.instances == extra[-1].number:
+            self._give(Scale(unit, number) if scaled else Reconfigure(fleet.with_instances({unit: number})))
 
     def add(self, spec: UnitSpec) -> None:
         """Adds a unit that no file has, and starts it. Raises NotReloadedError."""

@@ -17,12 +17,19 @@ Run = Callable[[str], parsupd_process.Daemon]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
-    """Starts a parsupd with these units."""
+    """Starts a parsupd with these units, and stops it at the end."""
+
+    def end(daemon: parsupd_process.Daemon) -> None:
+        if daemon.process.poll() is None:
+            parsupd_process.assert_nothing_left(daemon.runtime)
+
     with ExitStack() as running:
 
         def start(text: str) -> parsupd_process.Daemon:
             (tmp_path / "parsupd.toml").write_text(text)
-            return running.enter_context(parsupd_process.parsupd(tmp_path / "parsupd.toml", "--log", "json"))
+            daemon = running.enter_context(parsupd_process.parsupd(tmp_path / "parsupd.toml", "--log", "json"))
+            running.callback(end, daemon)
+            return daemon
 
         yield start
 
@@ -49,7 +56,6 @@ def test_a_group_restarts_as_its_strategy_says(run: Run, strategy: str, changed:
     daemon.wait_active("a", "b", "c")
     after = pids(daemon)
     assert {name for name in "abc" if after[name] != before[name]} == set(changed)
-    daemon.stop()
 
 
 def test_a_group_that_is_given_up_can_end_parsupd(run: Run) -> None:
@@ -60,14 +66,13 @@ def test_a_group_that_is_given_up_can_end_parsupd(run: Run) -> None:
     status, _, stderr = daemon.finish()
     assert status == 1
     assert "group web had more than 0 restarts within 10 s, the last of c@1: was killed by SIGKILL" in stderr
-    parsupd_process.assert_nothing_left(daemon.runtime)
 
 
 def test_a_failure_starts_a_unit_that_is_told_of_it(run: Run, tmp_path: Path) -> None:
     """The environment of the started one names the failed instance, the reason and how it ended."""
     told = tmp_path / "told"
     show = f"env | grep ^PARSUP_FAILED_ | sort > {told}.new && mv {told}.new {told}"
-    daemon = run(
+    run(
         f"""
         [unit.bad]
         type = "simple"
@@ -87,7 +92,6 @@ def test_a_failure_starts_a_unit_that_is_told_of_it(run: Run, tmp_path: Path) ->
         "PARSUP_FAILED_REASON=restart=no and it exited with 3",
         "PARSUP_FAILED_UNIT=bad@1",
     ]
-    daemon.stop()
 
 
 def test_a_storm_is_braked_and_said(run: Run) -> None:

@@ -11,7 +11,7 @@ from parsupd.core.plan import Action, KeyChange, Plan, shown
 from parsupd.core.status import InstanceStatus, Why
 from parsupd.core.unit_keys import ONLY_FOR, UNIT_KEYS, field_of
 from parsupd.core.unitfile import defaults_of
-from parsupd.core.units import SIGNAL_NAMES, ExitKind, Incarnation, UnitSpec, UnitType
+from parsupd.core.units import SIGNAL_NAMES, ExitKind, Incarnation, InstanceName, UnitSpec, UnitType
 
 Info = dict[str, Any]
 
@@ -48,6 +48,22 @@ def why(found: Why, wall: Wall) -> Info:
             {"at": wall(entry.now), "event": type(entry.event).__name__, "reason": entry.reason}
             for entry in found.story
         ],
+    }
+
+
+def roll(
+    restarted: Iterable[InstanceName],
+    left: Iterable[InstanceName],
+    failed: tuple[InstanceName, str] | None,
+    statuses: Iterable[InstanceStatus],
+    wall: Wall,
+) -> Info:
+    """How far a rolling restart has come."""
+    return {
+        "restarted": [str(name) for name in restarted],
+        "left": [str(name) for name in left],
+        "failed": None if failed is None else {"name": str(failed[0]), "reason": failed[1]},
+        "instances": [instance(status, wall) for status in statuses],
     }
 
 

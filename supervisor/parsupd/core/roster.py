@@ -55,6 +55,10 @@ class Roster:
         unit = self._units.get(instance.unit)
         return unit is not None and instance in unit.instances
 
+    def is_wanted(self, instance: InstanceName) -> bool:
+        """Whether the instance is to be up."""
+        return self._parts[instance].wanted > 0
+
     def state(self, instance: InstanceName) -> tuple[UnitState, StopLike | None]:
         """All that is known of an instance, as the constructor takes it back."""
         return self._states[instance], self._units[instance.unit].held.get(instance)

@@ -96,14 +96,31 @@ def stop(context: click.Context, units: Sequence[str], no_wait: bool, timeout_s:
 
 @click.command(short_help="Stop and start units.")
 @units_argument
+@click.option("--rolling", is_flag=True, help="One instance after the other, each when the one before is ready.")
+@click.option(
+    "--surge",
+    metavar="N",
+    type=click.IntRange(1, 1000),
+    help="With --rolling: start N more instances first, restart N at a time, and stop those N at the end.",
+)
 @no_wait_option
 @timeout_option
 @json_option
 @click.pass_context
 def restart(
-    context: click.Context, units: Sequence[str], no_wait: bool, timeout_s: float | None, as_json: bool
+    context: click.Context,
+    units: Sequence[str],
+    rolling: bool,
+    surge: int | None,
+    no_wait: bool,
+    timeout_s: float | None,
+    as_json: bool,
 ) -> None:
     """Stop and start units, and wait until they are ready again. What was down is started.
+
+    With --rolling, units go on serving: what was down stays down, and the first instance that does not come up ends
+    it, with exit status 1 and without touching the others. So do Ctrl-C and --timeout; what is being restarted then
+    comes up.
 
     Exit status as that of `start`.
 
@@ -111,12 +128,33 @@ def restart(
     Examples:
       parsupctl restart pricing
       parsupctl restart pricing@1 --timeout 30
+      parsupctl restart --rolling --surge 1 pricing
     """
+    if rolling:
+        if no_wait:
+            raise click.UsageError("--rolling waits for each instance: not with --no-wait")
+        _roll(context, units, surge or 0, timeout_s, as_json)
+        return
+    if surge:
+        raise click.UsageError("--surge needs --rolling")
     with patient(context, timeout_s, "parsupd goes on restarting them") as connection:
         found: Infos = connection.call("restart", list(units), wait=not no_wait, timeout_s=timeout_s)
     _report(found, as_json)
     if not no_wait:
         check_up(found)
+
+
+def _roll(context: click.Context, units: Sequence[str], surge: int, timeout_s: float | None, as_json: bool) -> None:
+    with patient(context, timeout_s, "what was being restarted comes up, what was left is not touched") as connection:
+        done = connection.call("roll", list(units), surge=surge, timeout_s=timeout_s)
+    if as_json:
+        output.as_json(done)
+    else:
+        _report([info for info in done["instances"] if info["name"] in done["restarted"]], as_json)
+    if done["failed"]:
+        name, left = done["failed"]["name"], ", ".join(done["left"]) or "none"
+        lines = [f"{name} did not come up: {done['failed']['reason']}", f"stopped there; not touched: {left}"]
+        raise Failure("\n".join([*lines, f"see `parsupctl why {name}`"]), FAILED)
 
 
 @click.command(short_help="Wait for a state of units.")
