@@ -105,9 +105,9 @@ def parsupd(config: Path, *options: str, env: dict[str, str] | None = None) -> I
         finally:
             if process.poll() is None:
                 process.kill()
-                process.communicate()
-                for pid in processes_of(runtime):
+                for pid in processes_of(runtime):  # first: they hold the pipes that are read to their end
                     os.kill(pid, signal.SIGKILL)
+                process.communicate()
 
 
 def assert_nothing_left(runtime: Path) -> None:

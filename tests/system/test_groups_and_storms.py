@@ -21,7 +21,8 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
     def end(daemon: parsupd_process.Daemon) -> None:
         if daemon.process.poll() is None:
-            parsupd_process.assert_nothing_left(daemon.runtime)
+            daemon.stop()
+        parsupd_process.assert_nothing_left(daemon.runtime)
 
     with ExitStack() as running:
 
