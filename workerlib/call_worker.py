@@ -54,7 +54,7 @@ class CallHost(Worker):
         try:
             for args in each:
                 where, value = await self._call(reference, args, kwargs)
-                values.append(msgspec.Raw(encode_result(where, value)))
+                values.append(msgspec.Raw(bytes(encode_result(where, value))))  # bytes: it may be in parts
         except Exception as raised:  # noqa: BLE001 - user code
             values, error = [], describe(raised)
         return msgspec.Raw(encode(CallAnswer(msgspec.Raw(encode(values)), error)))

@@ -61,7 +61,8 @@ class ResultError(WorkerlibError, TypeError):
 class NotTrusted(WorkerlibError):  # noqa: N818 - reads as what is wrong
     """Pickled values are exchanged only on Unix sockets between processes of one user; the text says what this is.
 
-    Raised before anything is unpickled: by `run`, before anything is sent, and by the worker for every other client.
+    Raised before anything is unpickled: by `run`, before anything is sent, and by the worker for every other client. A
+    stock Pyro5 client gets it for functions with numpy arrays as well, which it has no way to send.
     """
 
 

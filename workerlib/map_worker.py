@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from workerlib.core.forms import refuse_forms
+from workerlib.core.packing import refuse_forms
 from workerlib.core.payload import (
     NO_ENCODING,
     NO_KEYWORDS,

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from workerlib.core.client_session import ClientSession
-from workerlib.core.forms import Form, pack_items
-from workerlib.core.payload import NIL, NO_ENCODING, encode, encode_result, error_to_wire
+from workerlib.core.form import Form
+from workerlib.core.packing import pack_items
+from workerlib.core.parts import encode_list
+from workerlib.core.payload import NIL, NO_ENCODING, encode, encode_items, error_to_wire
 from workerlib.core.session import (
     ServerSession,
 )
@@ -91,7 +93,7 @@ class Outflow:
             items = pack_items(self._form, items)
         except TypeError as error:
             raise ResultError(f"an item of {self._where} cannot be encoded: {error}") from error.__cause__
-        return encode_result(self._where, items)
+        return encode_items(self._where, items)
 
     def _refusal(self, text: str) -> Exception:
         return ResultError(text)
@@ -124,7 +126,7 @@ class Updates(Outflow):
 
     def _encode(self, items: list[Any]) -> bytes:
         try:
-            return encode(pack_items(self._form, items))
+            return encode_list(pack_items(self._form, items))
         except NO_ENCODING as error:
             raise self._refusal(f"an item for {self._where} cannot be encoded: {error}") from None
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from workerlib.core.forms import form_of, same_user_only
+from workerlib.core.packing import form_of, forms_in
 from workerlib.core.payload import Items, Signature, pack_result
 from workerlib.core.schema import fingerprint
 from workerlib.errors import UnknownFunction
@@ -45,7 +45,7 @@ class Callee:
     """One function of one served object, ready to be called."""
 
     __slots__ = (
-        "calls", "function", "is_plain", "item_form", "items", "kind", "method", "result_form", "runs_on_loop",
+        "calls", "forms", "function", "is_plain", "item_form", "items", "kind", "method", "result_form", "runs_on_loop",
         "same_user_only", "signature", "where",
     )  # fmt: skip
 
@@ -62,7 +62,10 @@ class Callee:
         self.result_form = None if yields else form_of(types.result, f"{where}, result")
         self.item_form = form_of(types.result if yields else types.items, f"{where}, items")
         """The form of the items that it gives, or takes."""
-        self.same_user_only = same_user_only(function)
+        forms = forms_in(function)
+        self.forms = forms[0].name if forms else ""
+        """What it takes or gives that MessagePack knows nothing of."""
+        self.same_user_only = any(form.same_user_only for form in forms)
         packs = self.result_form is not None and function.kind is not Kind.STATE  # whose snapshot is one of two results
         self.method = _packing(method, self.result_form, where) if packs else method
         self.items: Any = Items(function) if function.kind.sends_items else None

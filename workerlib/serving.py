@@ -198,7 +198,7 @@ class ServerConnection:
             data = decode(frame.payload)
         else:
             self._check_trust(frame.serializer)
-            data = self._stock(frame.serializer).loads(frame.payload)
+            data = self._stock(frame.serializer).loads(bytes(frame.payload))
         if not isinstance(data, dict) or not isinstance(data.get("object"), str):
             raise ProtocolError("a handshake that names no object")
         return data["object"], data.get("handshake")
@@ -308,10 +308,10 @@ class ServerConnection:
             self.answer_error(frame, error, with_traceback=False)
 
     def _read_call(self, frame: Frame) -> tuple[Callee, tuple[Any, ...], dict[str, Any]]:
-        hot, payload = self._hot_callee, frame.payload
-        if hot is not None and not frame.flags and payload[-1] == 0x80 and payload.startswith(self._hot_prefix):
+        hot, payload, named = self._hot_callee, frame.payload, len(self._hot_prefix)
+        if hot is not None and not frame.flags and payload[-1] == 0x80 and payload[:named] == self._hot_prefix:
             try:
-                args = hot.signature.bind_exact(payload[len(self._hot_prefix) : -1])
+                args = hot.signature.bind_exact(payload[named:-1])
             except Exception:  # noqa: BLE001, S110 - the types' own checks are user code; the long way tells what is wrong
                 pass
             else:
@@ -321,7 +321,7 @@ class ServerConnection:
         callee = self._find(head.object, head.method)
         if self.session.dialect:
             check_takes_items(frame, callee)
-        args, kwargs = callee.signature.bind(head.args, head.kwargs)
+        args, kwargs = callee.signature.bind(head.args, head.kwargs, payload)
         if callee.signature.exact and callee.runs_on_loop and callee.kind is Kind.RPC:
             self._hot_prefix, self._hot_callee = call_prefix(head.object, head.method), callee
             self._hot_end = frames.HEADER_SIZE + len(self._hot_prefix)
@@ -330,11 +330,10 @@ class ServerConnection:
     def _find(self, target: str, method: str) -> Callee:
         """Raises UnknownFunction, and NotTrusted before any argument of the call is looked at."""
         callee = self.server.find(target).find(method)
-        if callee.same_user_only:
-            peer = self.wire.peer
-            why = why_not_trusted(peer.uid, peer.address) if self.session.dialect else "a stock Pyro5 client has none"
-            if why is not None:
-                raise NotTrusted(f"{callee.where} takes or gives Pickled values: {why}")
+        if callee.forms and not self.session.dialect:
+            raise NotTrusted(f"{callee.where} takes or gives {callee.forms} values: a stock Pyro5 client has none")
+        if callee.same_user_only and (why := why_not_trusted(self.wire.peer.uid, self.wire.peer.address)) is not None:
+            raise NotTrusted(f"{callee.where} takes or gives Pickled values: {why}")
         return callee
 
     def _run(self, frame: Frame, callee: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -444,7 +443,7 @@ class ServerConnection:
     def _loads_call(self, frame: Frame) -> tuple[str, str, Any, Any]:
         if frame.serializer != MSGPACK or not self.session.dialect:
             self._check_trust(frame.serializer)
-            target, method, args, kwargs = self._stock(frame.serializer).loads_call(frame.payload)
+            target, method, args, kwargs = self._stock(frame.serializer).loads_call(bytes(frame.payload))
         else:
             data = decode(frame.payload)
             if not isinstance(data, list) or len(data) != 4:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from workerlib.core import frames
 from workerlib.core.calling import read
-from workerlib.core.forms import Form
+from workerlib.core.form import Form
 from workerlib.core.frames import Frame
 from workerlib.core.payload import NIL, encode_result, error_from_wire, pack_result
 from workerlib.core.session import CloseKind, ServerSession

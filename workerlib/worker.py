@@ -10,7 +10,7 @@ import msgspec
 from workerlib.common import Common, WorkerInfo
 from workerlib.connection import NO_FUNCTIONS, Connection, open_to
 from workerlib.core.config import CONTROL
-from workerlib.core.forms import Packer
+from workerlib.core.packing import Packer
 from workerlib.core.payload import Origin, Signature
 from workerlib.core.uri import Location, UnixLocation, Uri, parse_uri
 from workerlib.errors import ConnectionLost, UsageError
@@ -165,7 +165,7 @@ def packed_init(
     if init is None:
         return args, kwargs
     packer = Packer(f"{worker.__qualname__}.init", read_parameters(init, skip=1)[0])
-    return packer.pack(args, kwargs)
+    return packer.pack_as_data(args, kwargs)
 
 
 async def initialise(worker: object, args: list[Any], kwargs: Mapping[str, Any], origin: Origin = Origin.HERE) -> None:

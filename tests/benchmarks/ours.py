@@ -51,15 +51,21 @@ class Adder:
         for _ in range(count):
             yield text
 
+    @pipe
+    async def blocks(self, count: int, size: int) -> AsyncIterator[bytes]:
+        block = bytes(size)
+        for _ in range(count):
+            yield block
+
 
 @contextlib.contextmanager
-def served() -> Iterator[Uri]:
+def served(worker: type = Adder) -> Iterator[Uri]:
     with socket_path() as path:
 
         def serve(ready: Callable[[str], object]) -> None:
             async def main() -> None:
                 server = Server(RpcSettings())
-                server.add("adder", Adder())
+                server.add("adder", worker())
                 await server.listen(UnixLocation(path))
                 ready(path)
                 await asyncio.Event().wait()
@@ -70,12 +76,12 @@ def served() -> Iterator[Uri]:
             yield Uri("adder", UnixLocation(path))
 
 
-def with_connection(body: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
-    """Runs `body` with a connection to an Adder in another process."""
+def with_connection(body: Callable[[Connection], Coroutine[Any, Any, T]], worker: type = Adder) -> T:
+    """Runs `body` with a connection to an Adder, or another worker, in another process."""
 
     async def main(uri: Uri) -> T:
         async with await open_to(uri, settings=RpcSettings()) as connection:
             return await body(connection)
 
-    with served() as uri:
+    with served(worker) as uri:
         return run(main(uri))

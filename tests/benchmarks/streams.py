@@ -130,6 +130,41 @@ def ours_texts(seconds: float) -> float:
     return with_connection(body)
 
 
+def ours_blocks(seconds: float) -> float:
+    """GB/s in bytes of 1 MiB."""
+    from ours import Adder, with_connection
+
+    async def body(connection: Any) -> float:
+        async def take(count: int) -> int:
+            taken = 0
+            async for block in connection.run(Adder.blocks, count, MIB):
+                taken += len(block)
+            assert taken == count * MIB
+            return taken
+
+        return await aper_second(take, seconds, 16) / 1e9
+
+    return with_connection(body)
+
+
+def ours_arrays(seconds: float) -> float:
+    """GB/s in arrays of numpy of 1 MiB, received as views of their messages."""
+    from our_arrays import Arrays
+    from ours import with_connection
+
+    async def body(connection: Any) -> float:
+        async def take(count: int) -> int:
+            taken = 0
+            async for array in connection.run(Arrays.arrays, count, MIB):
+                taken += array.nbytes
+            assert taken == count * MIB
+            return taken
+
+        return await aper_second(take, seconds, 16) / 1e9
+
+    return with_connection(body, Arrays)
+
+
 def pyro_items(seconds: float) -> float:
     from calls import pyro_proxy
 
@@ -161,6 +196,8 @@ KINDS: dict[str, tuple[str, str, dict[str, Callable[[float], float]]]] = {
         "GB/s",
         {"raw Unix socket": raw_bytes, OURS: ours_texts, "Pyro5 msgpack": pyro_texts},
     ),
+    "stream, 1 MiB bytes": ("bytes of 1 MiB", "GB/s", {"raw Unix socket": raw_bytes, OURS: ours_blocks}),
+    "stream, 1 MiB arrays": ("numpy arrays of 1 MiB", "GB/s", {"raw Unix socket": raw_bytes, OURS: ours_arrays}),
 }
 BUDGETS = {
     "stream, one by one": Budget(at_least=2),

@@ -7,10 +7,11 @@ import zlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wire import WAYS, parse, with_trailing_bytes
+from wire import TRAILING, WAYS, parse, with_trailing_bytes
 
 from workerlib.core import frames
 from workerlib.core.frames import HEADER, HEADER_SIZE, Frame, FrameParser
+from workerlib.core.parts import LARGE
 from workerlib.errors import ProtocolError
 from workerlib.shell.compression import inflate
 from workerlib.testing.sessions import byte_by_byte, whole
@@ -265,3 +266,32 @@ def test_no_bytes_do_more_than_be_refused(junk: bytes, data: st.DataObject) -> N
     stream = data.draw(st.sampled_from([junk, b"PYRO" + junk, raw(payload=junk)[:-1], raw(annotations=junk)]))
     assert parse(whole(stream)) == parse(byte_by_byte(stream))
     assert len(parse(with_trailing_bytes(stream))[0]) >= len(parse(whole(stream))[0])
+
+
+@pytest.mark.parametrize("piece", [100, 65_536, 100_003, 1 << 20])
+def test_large_payloads_are_views_that_nothing_overwrites(piece: int) -> None:
+    """Cut anywhere, between other messages, and with many more after them; small ones stay bytes of their own."""
+    sent = [bytes([n]) * (LARGE + n if n % 3 else n) for n in range(20)]
+    data = b"".join(frames.encode(frames.RESULT, 4, 0, n, payload) for n, payload in enumerate(sent)) + TRAILING
+    parser = FrameParser(1 << 20, inflate)
+    found = [frame for at in range(0, len(data), piece) for frame in parser.feed(data[at : at + piece])]
+    assert [frame.payload for frame in found] == sent
+    assert bytes(parser.buffered) == TRAILING
+    for frame in found:
+        if isinstance(frame.payload, memoryview):
+            assert not frame.payload.readonly
+            frame.payload[:] = bytes(len(frame.payload))
+    assert [set(frame.payload) <= {0, frame.seq} for frame in found] == [True] * 20
+    assert parser.feed(frames.encode(frames.RESULT, 4, 0, 7, b"x")[len(TRAILING) :])[0].payload == b"x"
+
+
+def test_large_payloads_of_other_serializers_are_bytes() -> None:
+    """Their libraries know nothing else."""
+    for serializer, flags in ((1, 0), (4, frames.COMPRESSED)):
+        payload = zlib.compress(bytes(range(256)) * 1000, 0)
+        data = frames.encode(frames.INVOKE, serializer, flags, 1, payload)
+        parser = FrameParser(1 << 20, inflate)
+        assert parser.feed(data[:50]) == []
+        (found,) = parser.feed(data[50:])
+        assert type(found.payload) is bytes
+        assert found.payload == (payload if serializer == 1 else bytes(range(256)) * 1000)

@@ -310,7 +310,7 @@ def test_it_stands_for_whole_values_of_workers_functions_only(tmp_path: Path) ->
     for worker in (Lists, Fields, Connected, Twice):
         with pytest.raises(UsageError, match="Pickled is for a whole argument, result or stream item"):
             Servant(worker())
-    with pytest.raises(UsageError, match="cannot be a part of one, nor be used by maps"):
+    with pytest.raises(UsageError, match="nor be used by maps, executors"):
         list_decoder(Pickled[int], "f, item")
 
 

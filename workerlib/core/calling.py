@@ -173,7 +173,7 @@ def read_items(frame: Frame, outgoing: Outgoing | None, name: str) -> list[Any] 
     up then), and UsageError when the function turned out to be no pipe.
     """
     if frame.type == frames.ITEM:
-        many: Callable[[bytes], Any] = outgoing.results.many if outgoing is not None else decode
+        many: Callable[[bytes | memoryview], Any] = outgoing.results.many if outgoing is not None else decode
         try:
             items: list[Any] = many(frame.payload)
         except Exception as error:  # noqa: BLE001 - the types' own checks are user code

@@ -66,7 +66,8 @@ class Frame(msgspec.Struct, frozen=True):
     serializer: int
     flags: int
     seq: int
-    payload: bytes
+    payload: bytes | memoryview
+    """When it is large and MessagePack, perhaps a view of memory that nobody else has: arrays stay there."""
     annotations: Mapping[str, bytes] = NO_ANNOTATIONS
     correlation: bytes = NO_CORRELATION
 
@@ -207,7 +208,8 @@ class FrameParser:
         if not self._missing:
             start, seq, _, _ = unpack_plain(self.buffered, 0)
             kind, serializer, flags = _PLAIN_HEADS[start]
-            frames.append(Frame(kind, serializer, flags, seq, b"".join(self._parts)))
+            payload = memoryview(bytearray().join(self._parts)) if serializer == 4 else b"".join(self._parts)
+            frames.append(Frame(kind, serializer, flags, seq, payload))
             self._parts.clear()
             self.buffered.clear()
             self._needed = HEADER_SIZE

@@ -9,12 +9,14 @@ import builtins
 import enum
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import msgspec
 
 from workerlib import errors as own_errors
-from workerlib.core.forms import Form, Packer, form_of, forms_of, pack, refuse_forms, same_user_only, unpack
+from workerlib.core.form import Form
+from workerlib.core.packing import Packer, form_of, forms_of, pack, refuse_forms, same_user_only, unpack
+from workerlib.core.parts import BUFFERS, Extension, Parts, encode_list, encode_value, is_large
 from workerlib.errors import ArgumentError, NotTrusted, ProtocolError, RemoteError, ResultError, UsageError
 from workerlib.spec import Function, Kind, Parameters, nearest
 
@@ -23,7 +25,7 @@ MSGPACK = 4
 
 _encoder = msgspec.msgpack.Encoder()
 encode: Callable[[Any], bytes] = _encoder.encode
-decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder().decode
+decode: Callable[[bytes | memoryview], Any] = msgspec.msgpack.Decoder().decode
 NIL = encode(None)
 NO_KEYWORDS = encode({})
 _FOUR = b"\x94"  # MessagePack's start of an array of four: object, method, arguments, keyword arguments
@@ -38,7 +40,7 @@ class CallHead(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     kwargs: msgspec.Raw
 
 
-decode_call_head: Callable[[bytes], CallHead] = msgspec.msgpack.Decoder(CallHead).decode
+decode_call_head: Callable[[bytes | memoryview], CallHead] = msgspec.msgpack.Decoder(CallHead).decode
 
 
 def call_prefix(target: str, method: str) -> bytes:
@@ -53,9 +55,12 @@ NO_ENCODING = (TypeError, ValueError, OverflowError, RecursionError)
 """What encoding of a value may raise."""
 
 
-def _decoder(kind: Any, where: str) -> Callable[[bytes | msgspec.Raw], Any]:
+def _decoder(kind: Any, where: str, *, forms: bool = False) -> Callable[[bytes | memoryview | msgspec.Raw], Any]:
+    """`forms`: that have been replaced by Any; what comes in one is a view of the message, not a copy."""
     refuse_forms(kind, where)
     try:
+        if forms:
+            return msgspec.msgpack.Decoder(kind, ext_hook=msgspec.msgpack.Ext).decode
         return msgspec.msgpack.Decoder(kind).decode
     except (TypeError, NotImplementedError) as error:
         raise UsageError(f"{where}: this type cannot travel between processes: {error}") from None
@@ -98,33 +103,46 @@ class Signature:
         self._forms = forms_of(where, parameters) if takes_forms else {}
         by_name: dict[str, Any] = {**parameters.by_name, **dict.fromkeys(self._forms, Any)}
         self._types = by_name
-        self._one = {name: _decoder(kind, f"{where}, argument {name}") for name, kind in by_name.items()}
+        views = bool(self._forms)
+        self._one = {name: _decoder(kind, f"{where}, argument {name}", forms=views) for name, kind in by_name.items()}
         positional = tuple(by_name[name] for name in self._names)
         self._by_count = {
-            count: _decoder(tuple[positional[:count]], where)  # type: ignore[misc]  # a type made at run time
+            count: _decoder(tuple[positional[:count]], where, forms=views)  # type: ignore[misc]  # made at run time
             for count in range(parameters.required, len(positional) + 1)
+        }
+        # For arguments in a form the whole call is decoded once more: what is decoded from a Raw cannot be written to.
+        self._whole = {
+            count: _decoder(tuple[Any, Any, tuple[positional[:count]], Any], where, forms=True)  # type: ignore[misc]
+            for count in (self._by_count if views else ())
         }
         self.exact = len(self._by_count) == 1 and not parameters.keyword_only and not self._forms
         """Whether a call always has the same number of arguments, none by keyword only: the case that is made fast."""
         self.bind_exact = self._by_count[len(positional)]
         """Decodes all positional arguments; raises msgspec.MsgspecError. `bind` tells errors better."""
 
-    def bind(self, args: msgspec.Raw, kwargs: msgspec.Raw) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Typed arguments from MessagePack. Raises ArgumentError with the path of the first value that does not fit."""
+    def bind(
+        self, args: msgspec.Raw, kwargs: msgspec.Raw, payload: bytes | memoryview = b""
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Typed arguments from MessagePack; `payload` is the whole call, if there is one.
+
+        Raises ArgumentError with the path of the first value that does not fit.
+        """
         if self.exact and bytes(kwargs) == NO_KEYWORDS:
             try:
                 return self.bind_exact(args), {}
             except REFUSED as error:
                 raise self._error(error) from None
-        return self._bind_slowly(args, kwargs)
+        return self._bind_slowly(args, kwargs, payload)
 
-    def _bind_slowly(self, args: msgspec.Raw, kwargs: msgspec.Raw) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _bind_slowly(
+        self, args: msgspec.Raw, kwargs: msgspec.Raw, payload: bytes | memoryview
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         try:
             given = msgspec.msgpack.decode(args, type=list[msgspec.Raw])
             named = msgspec.msgpack.decode(kwargs, type=dict[str, msgspec.Raw])
             self._check_names(len(given), named)
             if len(given) in self._by_count:
-                positional = self._by_count[len(given)](args)
+                positional = self._positional(len(given), args, payload)
             else:
                 positional = tuple(self._decode_one(n, raw) for n, raw in zip(self._names, given, strict=False))
         except ArgumentError:
@@ -139,6 +157,14 @@ class Signature:
             )
             by_name = {name: self._take_form(name, value, Origin.SAME_USER) for name, value in by_name.items()}
         return positional, by_name
+
+    def _positional(self, count: int, args: msgspec.Raw, payload: bytes | memoryview) -> tuple[Any, ...]:
+        if payload and count in self._whole:
+            try:
+                return cast("tuple[Any, ...]", self._whole[count](payload)[2])
+            except REFUSED:
+                pass  # what follows tells where
+        return cast("tuple[Any, ...]", self._by_count[count](args))
 
     def bind_plain(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], origin: Origin = Origin.ANYBODY
@@ -205,21 +231,21 @@ class Signature:
         return ArgumentError(f"{self._where}: {_located(error, self._names)}")
 
 
-def _decoder_with_form(kind: Any, where: str) -> Callable[[bytes | msgspec.Raw], Any]:
+def _decoder_with_form(kind: Any, where: str) -> Callable[[bytes | memoryview | msgspec.Raw], Any]:
     form = form_of(kind, where)
     if form is None:
         return _decoder(kind, where)
-    decode_one = _decoder(Any, where)
+    decode_one = _decoder(Any, where, forms=True)
     return lambda data: unpack(form, decode_one(data))
 
 
-def _list_decoder_with_form(kind: Any, where: str) -> Callable[[bytes | msgspec.Raw], Any]:
+def _list_decoder_with_form(kind: Any, where: str) -> Callable[[bytes | memoryview | msgspec.Raw], Any]:
     form = form_of(kind, where)
     if form is None:
         return _decoder(list[kind], where)
-    decode_many = _decoder(list[Any], where)
+    decode_many = _decoder(list[Any], where, forms=True)
 
-    def decode_and_unpack(data: bytes | msgspec.Raw) -> list[Any]:
+    def decode_and_unpack(data: bytes | memoryview | msgspec.Raw) -> list[Any]:
         found: list[Any] = []
         for value in decode_many(data):
             try:
@@ -286,7 +312,7 @@ class Items:
         self.errors = function.errors
         self._decode = _list_decoder_with_form(function.types.items, f"{self._where}, items")
 
-    def decode(self, payload: bytes, before: int) -> list[Any]:
+    def decode(self, payload: bytes | memoryview, before: int) -> list[Any]:
         """The items in one frame, after `before` others. Raises ArgumentError that says which one does not fit."""
         try:
             return cast("list[Any]", self._decode(payload))
@@ -295,6 +321,11 @@ class Items:
             index = _INDEX.match(match["path"] or "")
             at = f"item {before + int(index[1])}{match['path'][index.end() :]}" if index else "its items"
             raise ArgumentError(f"{self._where}: {at}: {match['text']}") from None
+
+
+def _takes_buffer(kind: Any) -> bool:
+    """Whether values of a type may be bytes, which may be long."""
+    return kind is Any or kind in BUFFERS or any(map(_takes_buffer, get_args(kind)))
 
 
 class Outgoing:
@@ -308,6 +339,7 @@ class Outgoing:
         self._prefix = call_prefix(target, function.name)
         packer = Packer(self.name, function.types.parameters)
         self._packer = packer if packer.forms else None
+        self._takes_buffers = bool(packer.forms) or any(map(_takes_buffer, function.types.parameters.types))
         self.item_form = form_of(function.types.items, self.name) if self.sends_items else None
         self.same_user_only = same_user_only(function)
         self._before = function.before
@@ -320,13 +352,18 @@ class Outgoing:
         if self._packer is not None:
             args, kwargs = self._packer.pack(args, kwargs)
         try:
+            if self._takes_buffers and (any(map(is_large, args)) or any(map(is_large, kwargs.values()))):
+                parts = Parts(self._prefix)
+                parts.add_array(args)
+                parts.add_map(kwargs)
+                return parts.as_payload()
             return self._prefix + encode(args) + (encode(kwargs) if kwargs else NO_KEYWORDS)
         except NO_ENCODING as error:
             where = self.function.qualified_name
             raise ArgumentError(f"{where}: an argument cannot travel between processes: {error}") from None
 
 
-def pack_result(where: str, form: Form, value: Any) -> msgspec.msgpack.Ext:
+def pack_result(where: str, form: Form, value: Any) -> Any:
     """A result as it travels. Raises ResultError when it has no form."""
     try:
         return pack(form, value)
@@ -337,7 +374,7 @@ def pack_result(where: str, form: Form, value: Any) -> msgspec.msgpack.Ext:
 def encode_result(where: str, value: Any) -> bytes:
     """The payload of a result. Raises ResultError when the value has no encoding."""
     try:
-        return encode(value)
+        return encode_value(value) if type(value) in _MAY_BE_LARGE else encode(value)
     except NO_ENCODING as error:
         raise ResultError(f"the result of {where} cannot be encoded: {error}") from None
 
@@ -349,6 +386,16 @@ def encode_stock_result(where: str, value: Any) -> bytes:
     except NO_ENCODING as error:
         raise ResultError(f"the result of {where} cannot be encoded: {error}") from None
 
+
+def encode_items(where: str, items: list[Any]) -> bytes:
+    """The payload of some items of a stream. Raises ResultError when one has no encoding."""
+    try:
+        return encode_list(items) if items and type(items[0]) in _MAY_BE_LARGE else encode(items)
+    except NO_ENCODING as error:
+        raise ResultError(f"the result of {where} cannot be encoded: {error}") from None
+
+
+_MAY_BE_LARGE = frozenset({Extension, *BUFFERS})
 
 # Errors travel as Pyro5 puts them: a dictionary with the class name, the arguments and the remote traceback.
 

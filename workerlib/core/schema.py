@@ -22,13 +22,16 @@ from typing import (
     is_typeddict,
 )
 
-from workerlib.core.forms import Mark
+from workerlib.core.arrays import describe_array, is_array
+from workerlib.core.form import Mark
 from workerlib.spec import Function, Kind
 
 
 def describe_type(kind: Any, within: tuple[Any, ...] = ()) -> str:
     """A type as text; a class that is being described already (`within`) by its name only."""
     origin, arguments = get_origin(kind), get_args(kind)
+    if is_array(kind):
+        return describe_array(kind)
     if origin is Annotated:
         for mark in arguments[1:]:
             if isinstance(mark, Mark):

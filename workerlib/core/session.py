@@ -87,7 +87,7 @@ class Closed(msgspec.Struct, frozen=True):
 Event = Frame | Closed
 
 
-def count_items(payload: bytes) -> int:
+def count_items(payload: bytes | memoryview) -> int:
     """Number of items in a MessagePack array, from its first bytes. Raises ProtocolError."""
     first = payload[0] if payload else 0
     if first & 0xF0 == 0x90:

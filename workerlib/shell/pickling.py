@@ -4,7 +4,9 @@ import os
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, is_typeddict
 
-from workerlib.core.forms import Form, Mark
+from msgspec.msgpack import Ext
+
+from workerlib.core.form import Form, Mark
 
 T = TypeVar("T")
 
@@ -22,11 +24,11 @@ class _PickledForm(Form):
         self._classes = _classes_of(kind)
         self._kind = kind
 
-    def dump(self, value: Any) -> bytes:
+    def dump(self, value: Any) -> Any:
         import pickle  # noqa: PLC0415 - most programs never pickle
 
         self.check(value)
-        return pickle.dumps(value, PROTOCOL)
+        return Ext(self.code, pickle.dumps(value, PROTOCOL))
 
     def load(self, data: bytes | memoryview) -> Any:
         import pickle  # noqa: PLC0415 - most programs never pickle

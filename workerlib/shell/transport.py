@@ -106,13 +106,15 @@ class Wire(asyncio.Protocol):
         self._transport.set_write_buffer_limits(WRITE_HIGH_WATER)
         self.peer = identify_peer(self._transport)
         self.write = self._transport.write  # the hot path: no method of ours in between
-        self._fd = transport.get_extra_info("socket").fileno()
+        self._arm()
+        if (sock := transport.get_extra_info("socket")) is None:
+            return  # both ends are in this loop, as in tests: nothing for a forked child to disturb, nobody to beat for
+        self._fd = sock.fileno()
         forks.guard(self._fd, self._loop)
         settings = self.machine.settings
         if settings.heartbeat_from == "thread" and transport.get_extra_info("ssl_object") is None:
             self._beat = Beat(self._transport, lambda: self.machine.beats, settings.heartbeat_interval_s)
             self.write = self._beat.write
-        self._arm()
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -112,6 +112,10 @@ class _Selector(selectors.BaseSelector):
             )
         return ready
 
+    def fileno(self) -> int:
+        """Of the real selector, as those of the standard library have it: what a forked child must not touch."""
+        return int(self._real.fileno())
+
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         return self._real.register(fileobj, events, data)
 

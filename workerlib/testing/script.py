@@ -156,7 +156,9 @@ class ScriptedPeer:
     def send(self, what: Sent) -> None:
         """Sends bytes as they are, or a frame. An end that is closed already is for `expect` to find out."""
         if isinstance(what, Frame):
-            what = frames.encode(what.type, what.serializer, what.flags, what.seq, what.payload, what.annotations)
+            what = frames.encode(
+                what.type, what.serializer, what.flags, what.seq, bytes(what.payload), what.annotations
+            )
         self.socket.settimeout(self._within_s)
         try:
             self.socket.sendall(what)

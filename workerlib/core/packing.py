@@ -1,4 +1,4 @@
-"""Types whose values travel in a form of their own, because MessagePack knows none for them: what a form has to be.
+"""Which arguments, results and items travel in a form of their own, and how they are brought into it.
 
 A form is for a whole argument, result or item, not for a part of one: the worker's check of types, which knows nothing
 of forms, would let them pass inside.
@@ -10,44 +10,11 @@ from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints, i
 
 import msgspec
 
+from workerlib.core.arrays import ArrayForm, describe_array, is_array
+from workerlib.core.form import Form, Mark
+from workerlib.core.parts import Extension
 from workerlib.errors import ArgumentError, UsageError
 from workerlib.spec import Function, Parameters
-
-
-class Form:
-    """How the values of one annotation become bytes and back. Subclasses are doors to what does it."""
-
-    name: str
-    """What the annotation is called in errors."""
-    code: int
-    """The number of the MessagePack extension that the bytes travel in."""
-    same_user_only = False
-    """Whether bytes of somebody else must not even be looked at."""
-
-    def dump(self, value: Any) -> bytes | bytearray | memoryview:
-        """Raises whatever says that there is no form for this value."""
-        raise NotImplementedError
-
-    def load(self, data: bytes | memoryview) -> Any:
-        """Raises whatever says that these bytes are no value of the annotated type."""
-        raise NotImplementedError
-
-    def check(self, value: Any) -> None:
-        """Raises TypeError for a value that is not of the annotated type."""
-        raise NotImplementedError
-
-
-class Mark:
-    """What `Annotated` has beside a type whose values travel in another form."""
-
-    name: str
-
-    def form(self, kind: Any) -> Form:
-        """The form of values of that type. Raises UsageError when it has none."""
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        return self.name
 
 
 def form_of(kind: Any, where: str) -> Form | None:
@@ -55,24 +22,29 @@ def form_of(kind: Any, where: str) -> Form | None:
     if get_origin(kind) is Annotated:
         for mark in get_args(kind)[1:]:
             if isinstance(mark, Mark):
-                refuse_forms(get_args(kind)[0], where)
+                if not is_array(get_args(kind)[0]):
+                    refuse_forms(get_args(kind)[0], where)
                 return mark.form(get_args(kind)[0])
+    if is_array(kind):
+        return ArrayForm(kind)
     refuse_forms(kind, where)
     return None
 
 
 def refuse_forms(kind: Any, where: str) -> None:
     """Raises UsageError when a type has another form than MessagePack's anywhere."""
-    if (mark := _mark_inside(kind, ())) is not None:
+    if (name := _form_inside(kind, ())) is not None:
         raise UsageError(
-            f"{where}: {mark} is for a whole argument, result or stream item of a worker's function, such as "
-            f"{mark}[list[int]]; it cannot be a part of one, nor be used by maps, executors and `connected`"
+            f"{where}: {name} is for a whole argument, result or stream item of a worker's function; it cannot be a "
+            "part of one, such as in a list, a union or a class, nor be used by maps, executors and `connected`"
         )
 
 
-def _mark_inside(kind: Any, within: tuple[Any, ...]) -> Mark | None:
+def _form_inside(kind: Any, within: tuple[Any, ...]) -> str | None:
     if kind in within:
         return None
+    if is_array(kind):
+        return describe_array(kind)
     parts = [part for part in get_args(kind) if not isinstance(part, (str, int))]
     origin = get_origin(kind) or kind
     if (
@@ -88,16 +60,16 @@ def _mark_inside(kind: Any, within: tuple[Any, ...]) -> Mark | None:
             parts += vars(origin).get("__annotations__", {}).values()
     for part in parts:
         if isinstance(part, Mark):
-            return part
-        if (found := _mark_inside(part, (*within, kind))) is not None:
+            return part.name
+        if (found := _form_inside(part, (*within, kind))) is not None:
             return found
     return None
 
 
-def pack(form: Form, value: Any) -> msgspec.msgpack.Ext:
+def pack(form: Form, value: Any) -> Any:
     """The value as it travels. Raises TypeError when it has no form."""
     try:
-        return msgspec.msgpack.Ext(form.code, form.dump(value))
+        return form.dump(value)
     except Exception as error:
         raise TypeError(f"it cannot travel as {form.name}: {_reason(error)}") from error
 
@@ -139,6 +111,11 @@ class Packer:
         positional = tuple(self._one(name, value) for name, value in zip(names, args, strict=False))
         return positional, {name: self._one(name, value) for name, value in kwargs.items()}
 
+    def pack_as_data(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The same for arguments that travel as plain data in a call of another function."""
+        positional, named = self.pack(args, kwargs)
+        return tuple(map(_as_data, positional)), {name: _as_data(value) for name, value in named.items()}
+
     def _one(self, name: str, value: Any) -> Any:
         form = self.forms.get(name)
         try:
@@ -147,14 +124,23 @@ class Packer:
             raise ArgumentError(f"{self._where}: argument {name}: {error}") from error.__cause__
 
 
+def _as_data(value: Any) -> Any:
+    return value.as_one() if isinstance(value, Extension) else value
+
+
 def forms_of(where: str, parameters: Parameters) -> dict[str, Form]:
     """The forms of those parameters that have one of their own."""
     found = ((name, form_of(kind, f"{where}, argument {name}")) for name, kind in parameters.by_name.items())
     return {name: form for name, form in found if form is not None}
 
 
-def same_user_only(function: Function[..., Any]) -> bool:
-    """Whether anything that a function takes or gives may be exchanged with processes of the same user only."""
+def forms_in(function: Function[..., Any]) -> list[Form]:
+    """The forms of all that a function takes or gives."""
     types, where = function.types, function.qualified_name
     places = [form_of(types.result, where), form_of(types.items, where), *forms_of(where, types.parameters).values()]
-    return any(form is not None and form.same_user_only for form in places)
+    return [form for form in places if form is not None]
+
+
+def same_user_only(function: Function[..., Any]) -> bool:
+    """Whether anything that a function takes or gives may be exchanged with processes of the same user only."""
+    return any(form.same_user_only for form in forms_in(function))
