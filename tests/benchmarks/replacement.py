@@ -29,9 +29,10 @@ from workerlib import ConnectionLost, blocking
 
 by_name, seconds = sys.argv[1] == "by name", float(sys.argv[2])
 uri = sys.argv[3]
-took, refused, lost, until = [], 0, 0, time.monotonic() + seconds
-while time.monotonic() < until:
-    began = time.monotonic()
+took, refused, lost, due, until = [], 0, 0, time.monotonic(), time.monotonic() + seconds
+while due < until:  # a call each 10 ms, also those that wait behind a slow one: each of them would have been as late
+    time.sleep(max(0.0, due - time.monotonic()))
+    began, due = due, due + 0.01
     try:
         if by_name:
             with blocking.connect("PYRO:Pyro.NameServer@./u:/run/parsupd/parsupd.sock", within_s=10) as names:
@@ -45,13 +46,12 @@ while time.monotonic() < until:
     except (OSError, KeyError):
         refused += 1
     took.append(time.monotonic() - began)
-    time.sleep(0.002)
 print(json.dumps([took, refused, lost]))
 """
 
 
 def _calls(machine: Machine, how: str, seconds: float, uri: str, *, restart: bool) -> tuple[list[float], int, int]:
-    """Seconds of each call, how many were refused, and how many lost their connection."""
+    """Seconds of each call from when it was due, how many were refused, and how many lost their connection."""
     argv = [f"{INSTALLED}/bin/python", "-c", CALLER, how, str(seconds), uri]
     command = '"$@" & caller=$!; sleep 0.5; systemctl restart ' + SERVICE + "; wait $caller" if restart else 'exec "$@"'
     out = machine.run("sh", "-c", command, "sh", *argv).stdout

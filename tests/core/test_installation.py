@@ -46,10 +46,12 @@ def test_the_system_and_a_user_get_their_own_units() -> None:
 def test_services_name_the_commands_by_their_real_path() -> None:
     """Every command of a service is that of the installation, wherever it stands in a line."""
     text = "ExecStart=/usr/bin/parsupd --config %E/x\nExecReload=/usr/bin/parsupctl reload\n# of /usr/bin/parsupd\n"
+    text += "ExecStopPost=/bin/sh -c 'test x || exec /usr/bin/parsupd sweep'\n"
     assert service(FOR_ALL, text) == (
         "ExecStart=/opt/parsupd/bin/parsupd --config %E/x\n"
         "ExecReload=/opt/parsupd/bin/parsupctl reload\n"
         "# of /usr/bin/parsupd\n"
+        "ExecStopPost=/bin/sh -c 'test x || exec /opt/parsupd/bin/parsupd sweep'\n"
     )
 
 

@@ -1,6 +1,6 @@
 """Many workers, many records, restarts in between: what the journal has is what was said, once, in order.
 
-A tenth of the full number in `make test`; PARSUP_SOAK=1 (`make soak`) takes all: a million of each kind.
+A twentieth of the full number in `make test`; PARSUP_SOAK=1 (`make soak`) takes all: a million of each kind.
 """
 
 import json
@@ -15,7 +15,7 @@ from machine_process import Machine
 from machine_service import SERVICE, Service, installed
 
 WORKERS = 20
-PER_WORKER = 50_000 if os.environ.get("PARSUP_SOAK") else 5_000
+PER_WORKER = 50_000 if os.environ.get("PARSUP_SOAK") else 2_500
 """Structured records of each, and as many raw lines."""
 PER_SECOND = 500
 """Of each kind and worker: what journald keeps up with on two cores. Faster workers would not wait for it, but lose, and

@@ -84,6 +84,8 @@ def test_from_install_to_uninstall(machine: Machine) -> None:
     machine.write("/srv/jobs/tally.py", WORKER)
     done = machine.run("parsupd", "install").stdout.splitlines()
     assert done[-1] == "next: systemctl enable --now parsupd"
+    assert machine.run("stat", "-c", "%a %U", "/etc/parsupd/units.d").stdout == "755 root\n"  # by tmpfiles.d
+    assert machine.run("getent", "passwd", "parsupd").stdout.endswith("/usr/sbin/nologin\n")  # by sysusers.d
     machine.write("/etc/parsupd/units.d/test.toml", UNITS)
     machine.run("systemctl", "enable", "--now", "parsupd")
 

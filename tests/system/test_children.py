@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from support import alive, wait_until
+from support import alive, process_state, wait_until
 from support import children as own_children
 
 from parsupd.shell import leftovers
 from parsupd.shell.children import Child, Children
 from workerlib.core.daemonizing import Exited, Killed
+from workerlib.shell import process
 from workerlib.shell.loop import run
 
 SH = "/bin/sh"
@@ -229,3 +230,19 @@ def test_a_thousand_short_lived_children_leave_no_zombie() -> None:
 
     for _ in range(5):
         check(scenario)
+
+
+def test_how_a_process_ended_that_somebody_else_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zombie says it itself; of one that was reaped the pidfd knows it, and on older kernels nobody does."""
+    child = subprocess.Popen(["sh", "-c", "exit 3"])
+    pidfd, started = os.pidfd_open(child.pid), process.start_time(child.pid)
+    try:
+        wait_until(lambda: process_state(child.pid) == "Z")
+        assert process.strangers_exit_cause(child.pid, started, pidfd) == Exited(3)
+        child.wait()
+        if tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) >= (6, 15):
+            assert process.strangers_exit_cause(child.pid, started, pidfd) == Exited(3)
+        monkeypatch.setattr(process, "_PIDFD_GET_INFO", 0xC040FF7F)  # what no kernel knows, as an old one this
+        assert process.strangers_exit_cause(child.pid, started, pidfd) is None
+    finally:
+        os.close(pidfd)

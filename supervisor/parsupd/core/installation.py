@@ -106,7 +106,7 @@ def _with_commands(text: str, commands: str) -> str:
         path = f"{commands.rstrip('/')}/{match[1]}".replace("%", "%%")
         return f'"{path}"' if " " in path else path
 
-    return re.sub(rf"(?<==){PACKAGED_COMMANDS}/(\w+)", absolute, text)
+    return re.sub(rf"(?:(?<==)|(?<=exec )){PACKAGED_COMMANDS}/(\w+)", absolute, text)
 
 
 def to_install(wanted: tuple[File, ...], there: Mapping[str, str | None]) -> tuple[Step, ...]:
