@@ -29,6 +29,7 @@ from workerlib.shell.detach import daemonize_wait, stay_attached
 from workerlib.shell.environment import use_settings
 from workerlib.shell.pickling import why_not_trusted
 from workerlib.shell.recent_log import RecentLog
+from workerlib.shell.watchdog import Watchdog
 from workerlib.spec import ShutdownOn, rpc
 from workerlib.worker import Worker, initialise
 
@@ -128,6 +129,7 @@ class Hosted:
         self._leased = False
         self._patience: asyncio.TimerHandle | None = None
         self._exit: asyncio.Future[int] = self._loop.create_future()
+        self._watchdog: Watchdog | None = None
 
     async def start(self, release: Callable[[Redirect, Redirect], None]) -> None:
         """Listens, registers, and releases the caller. Raises what keeps it from that."""
@@ -139,6 +141,7 @@ class Hosted:
         self._master = await self._register()
         self._watching = self._loop.create_task(self._watch_master(self._master))
         release(config.stdout, config.stderr)
+        self._watchdog = Watchdog(os.environ)
         for fd in _passed_fds(config):
             os.close(fd)
 
@@ -151,6 +154,8 @@ class Hosted:
                 self._patience.cancel()
             if self._watching is not None:
                 self._watching.cancel()
+            if self._watchdog is not None:
+                self._watchdog.close()
             await self._server.close()
             orphaned = self._master is None or self._master.closed is not None
             if self._master is not None:

@@ -28,7 +28,7 @@ from parsupd.shell import leftovers
 from parsupd.transients import BadUnitError, Transients
 from workerlib import __version__, pipe, rpc
 
-UP = frozenset({SubState.RUNNING, SubState.EXITED})
+UP = frozenset({SubState.RUNNING, SubState.RELOADING, SubState.EXITED})
 ENDS = "shutting_down"
 """The event by which those who follow know that there is no more to come."""
 AT_REST = frozenset({SubState.DEAD, SubState.FAILED})
@@ -69,7 +69,7 @@ class Supervisor:
     @rpc
     async def status(self, names: list[str] | None = None) -> list[Info]:
         """One entry an instance, of the named units and instances or of all. Raises LookupError for an unknown name."""
-        return [described.instance(status, _wall) for status in self._statuses(names)]
+        return [self._described(status) for status in self._statuses(names)]
 
     @rpc
     async def why(self, name: str) -> list[Info]:
@@ -195,6 +195,18 @@ class Supervisor:
         except TimeoutError:
             raise TimeoutError(f"not within {timeout_s:g} s; {progress}") from None
         return described.roll(progress.restarted, progress.left, progress.failed, self._statuses(names), _wall)
+
+    @rpc
+    async def reload_units(self, names: list[str], wait: bool = True, timeout_s: float | None = None) -> list[Info]:
+        """Has units read their own configuration again, by exec_reload. With `wait`, returns when each has, or has not.
+
+        Raises LookupError for an unknown name, ValueError for a unit without exec_reload, TimeoutError.
+        """
+        for status in self._statuses(names):
+            if not self._fleet.spec(InstanceName.parse(status.name)).exec_reload:
+                raise ValueError(f"{status.unit} has no exec_reload: nothing tells it to reload")
+        self._command([told.ReloadUnit(name) for name in names])
+        return await self._until(names, lambda status: status.sub_state is not SubState.RELOADING, wait, timeout_s)
 
     @rpc
     async def wait(self, names: list[str], state: str = "active", timeout_s: float | None = None) -> list[Info]:
@@ -362,11 +374,15 @@ class Supervisor:
                 status
                 for status in found(coming)
                 if not (
-                    status.sub_state in AT_REST
+                    status.sub_state in AT_REST | {SubState.UNKILLABLE}
                     or (status.sub_state in UP and status.generation > before.get(status.name, -1))
                 )
             ]
-            return late + [status for status in found(going) if status.target is Target.DOWN and not is_down(status)]
+            return late + [
+                status
+                for status in found(going)
+                if status.target is Target.DOWN and status.sub_state is not SubState.UNKILLABLE and not is_down(status)
+            ]
 
         try:
             async with asyncio.timeout(timeout_s):
@@ -374,7 +390,7 @@ class Supervisor:
                     await self._executor.changed()
         except TimeoutError:
             raise _late(pending(), timeout_s) from None
-        instances = [described.instance(status, _wall) for status in found(coming)]
+        instances = [self._described(status) for status in found(coming)]
         return {**described.plan(plan_id, plan), "instances": instances}
 
     async def _ready(self) -> None:
@@ -386,7 +402,7 @@ class Supervisor:
     def _command(self, commands: list[told.Command]) -> None:
         try:
             for command in commands:
-                if isinstance(command, (told.Start, told.Stop, told.Restart)):
+                if isinstance(command, (told.Start, told.Stop, told.Restart, told.ReloadUnit)):
                     self._fleet.instances(command.name)  # all names are known before anything is done
             for command in commands:
                 self._executor.feed(command)
@@ -394,6 +410,9 @@ class Supervisor:
             raise LookupError(str(error)) from None
         except ShuttingDownError as error:
             raise RuntimeError(str(error)) from None
+
+    def _described(self, status: InstanceStatus) -> Info:
+        return described.instance(status, _wall, self._executor.notices.status_text(InstanceName.parse(status.name)))
 
     def _statuses(self, names: list[str] | None) -> list[InstanceStatus]:
         try:
@@ -415,12 +434,13 @@ class Supervisor:
         statuses = self._statuses(names)
         try:
             async with asyncio.timeout(timeout_s):
-                while wait and [status for status in statuses if not done(status)]:
+                while wait and (pending := [status for status in statuses if not done(status)]):
+                    _refuse_unkillable(pending)
                     await self._executor.changed()
                     statuses = self._remaining(statuses, gone_is_done)
         except TimeoutError:
             raise _late((status for status in statuses if not done(status)), timeout_s) from None
-        return [described.instance(status, _wall) for status in statuses]
+        return [self._described(status) for status in statuses]
 
     def _remaining(self, before: list[InstanceStatus], gone_is_done: bool) -> list[InstanceStatus]:
         """The status of the same instances now; a reload may have removed some."""
@@ -456,3 +476,10 @@ def _check_number(unit: str, number: int) -> None:
         UNIT_KEYS["instances"](number)
     except BadValueError as error:
         raise ValueError(f"{unit}: instances {error}") from None
+
+
+def _refuse_unkillable(statuses: Iterable[InstanceStatus]) -> None:
+    """Raises RuntimeError for what may not end before the machine does: nobody can be asked to wait for that."""
+    for status in statuses:
+        if status.sub_state is SubState.UNKILLABLE:
+            raise RuntimeError(f"{status.name} is unkillable: {status.reason}")

@@ -34,7 +34,10 @@ from parsupd.core.units import (
     UnitSpec,
     UnitType,
 )
+from parsupd.hooks import Hooks
+from parsupd.lives import Lives
 from parsupd.masters import Masters
+from parsupd.notices import Notices
 from parsupd.outputs import Outputs, Redirects
 from parsupd.recorder import Recorder
 from parsupd.shell import accounts
@@ -42,14 +45,13 @@ from parsupd.shell.accounts import AccountError, Identity
 from parsupd.shell.children import Child, Children
 from parsupd.shell.config_files import read_environment
 from parsupd.shell.kept_processes import KeptProcesses
-from parsupd.shell.leftovers import TOKEN, token_of
+from parsupd.shell.leftovers import HOOK, TOKEN, Tag, token_of
 from parsupd.shell.nameserver import Names
 from parsupd.shell.preparing import PreparedLauncher, Step, steps_for
+from parsupd.shell.stack_files import StackFiles
 from parsupd.shell.store import open_output
 from parsupd.shell.unit_sockets import UnitSockets
 from workerlib import Master, Redirect, ShutdownOn, SpawnError, UsageError
-from workerlib.core.daemonizing import ExitCause as Exit
-from workerlib.core.daemonizing import Exited as ExitedWith
 from workerlib.core.uri import parse_uri
 from workerlib.redirects import Target as RedirectTarget
 from workerlib.spawner import SpawnOptions, WorkerRecord
@@ -111,7 +113,13 @@ class Executor:
         self._feeding = True  # until `open`
         self._timer: asyncio.TimerHandle | None = None
         self._spawns: dict[tuple[InstanceName, int], asyncio.Task[None]] = {}
-        self._mains: dict[tuple[InstanceName, int], Child] = {}
+        runtime = place.runtime_dir
+        self._stacks = StackFiles(runtime / "stacks")
+        self._lives = Lives(doors.children, doors.kept, recorder.processes, self._stacks, self.feed, log)
+        self.notices = Notices(runtime / "notify", doors.children, self._lives.main, self.feed, log)
+        self.notices.on_main_changed = self._lives.change_main
+        self._lives.on_exit = self.notices.take
+        self._hooks = Hooks(doors.children, self._spawn_hook, self.feed)
         self._changed: list[asyncio.Future[None]] = []
 
     # Events
@@ -128,7 +136,7 @@ class Executor:
             while self._queue:
                 event = self._queue.popleft()
                 effects = self.fleet.handle(event, self._loop.time())
-                if any(isinstance(effect, do.Spawn) for effect in effects):
+                if any(isinstance(effect, do.Spawn | do.RunHook) for effect in effects):
                     # On record before it is done: no generation is ever used twice, whenever this process ends.
                     self._recorder.save(self.fleet, self.chronicle.events.last)
                 for effect in effects:
@@ -209,9 +217,16 @@ class Executor:
             case do.CancelSpawn(instance, generation):
                 if (task := self._spawns.get((instance, generation))) is not None:
                     task.cancel()
-            case do.SignalGroup(instance, generation, signal):
-                if (child := self._mains.get((instance, generation))) is not None:
-                    self._children.signal_group(child, signal)
+            case do.SignalGroup() | do.SignalMain() | do.EndHook():
+                self._signal(effect)
+            case do.RunHook():
+                self._run_hook(effect)
+            case do.FindMain(instance, generation):
+                self._lives.find_main(instance, generation, self.fleet.spec(instance))
+            case do.CheckLife(instance, generation):
+                self.feed(told.LastSign(instance, generation, self.notices.last_sign_at(instance)))
+            case do.Escalate():
+                pass  # the fleet has done it
             case do.Publish(instance, generation, uri):
                 tags = {
                     f"unit:{instance.unit}",
@@ -224,17 +239,30 @@ class Executor:
                 self._names.withdraw(str(instance))
             case do.Changed(instance, new=new) if new in AT_REST:
                 self.chronicle.tell(effect)
+                self.notices.close(instance)
                 self._close_sockets(instance.unit)
             case do.AllDown(exit_code):
                 self.done.set_result(exit_code)
             case _:
                 self.chronicle.tell(effect)
 
+    def _signal(self, effect: do.SignalGroup | do.SignalMain | do.EndHook) -> None:
+        instance, generation, signum = effect.instance, effect.generation, effect.signal
+        main = self._lives.main(instance, generation)
+        match effect:
+            case do.EndHook():
+                self._hooks.signal(instance, generation, signum)
+            case do.SignalGroup() if main is not None:
+                self._children.signal_all(main, signum, resume=True)
+            case do.SignalMain() if main is not None:
+                self._children.signal_main(main, signum, resume=True)
+
     def _spawn(self, instance: InstanceName, generation: int) -> None:
         spec = self.fleet.spec(instance)
         try:
             identity = accounts.identity(spec)
             environment = self._environment(spec, instance, generation, identity)
+            environment |= self._told_to(spec, instance, generation, identity)
             spec = replace(spec, working_directory=accounts.at_home(spec.working_directory, identity))
             steps = steps_for(spec, identity)
             if spec.type is UnitType.WORKER:
@@ -245,12 +273,46 @@ class Executor:
                 task.add_done_callback(lambda _task: streams.close())
                 self._spawns[instance, generation] = task
                 return
-            child = self._start_program(spec, instance, generation, environment, steps)
+            child = self._start_program(spec, instance, spec.exec, environment, steps, self._tag(instance, generation))
         except (OSError, UsageError, ConfigurationError, AccountError) as error:
             self._queue.append(told.SpawnFailed(instance, generation, ExitCause.spawn_failed(str(error))))
             return
         self._queue.append(told.Spawned(instance, generation, child.pid))
-        self._follow(instance, generation, child)
+        self._lives.follow(instance, generation, child, launcher=spec.type is UnitType.FORKING)
+
+    def _tag(self, instance: InstanceName, generation: int, hook: str = "") -> Tag:
+        return Tag(token_of(self._place.runtime_dir), instance, generation, hook)
+
+    def _told_to(
+        self, spec: UnitSpec, instance: InstanceName, generation: int, identity: Identity | None
+    ) -> dict[str, str]:
+        """Where it may say how it is."""
+        if not spec.listens_for_notices:
+            return {}
+        found = self.notices.open(instance, generation, spec, None if identity is None else identity.uid)
+        if spec.type is UnitType.WORKER:
+            found["PARSUP_STACK_FILE"] = self._stacks.path(instance, generation)
+        return found
+
+    def _run_hook(self, effect: do.RunHook) -> None:
+        instance, generation = effect.instance, effect.generation
+        main = self._lives.main(instance, generation)
+        main_pid = None if main is None or main.exited.done() else main.pid
+        try:
+            self._hooks.run(effect, self.fleet.spec(instance), main_pid)
+        except (OSError, UsageError, ConfigurationError, AccountError) as error:
+            self._queue.append(told.HookEnded(instance, generation, ExitCause.spawn_failed(str(error))))
+
+    def _spawn_hook(
+        self, spec: UnitSpec, effect: do.RunHook, argv: tuple[str, ...], environment: Mapping[str, str]
+    ) -> Child:
+        """As its main process is started: for the same user, with the same limits."""
+        instance, generation = effect.instance, effect.generation
+        identity = accounts.identity(spec)
+        environment = {**self._environment(spec, instance, generation, identity), **environment}
+        spec = replace(spec, working_directory=accounts.at_home(spec.working_directory, identity))
+        tag = self._tag(instance, generation, environment[HOOK])
+        return self._start_program(spec, instance, argv, environment, steps_for(spec, identity), tag)
 
     def _environment(
         self, spec: UnitSpec, instance: InstanceName, generation: int, identity: Identity | None
@@ -276,35 +338,37 @@ class Executor:
         self,
         spec: UnitSpec,
         instance: InstanceName,
-        generation: int,
+        argv: tuple[str, ...],
         environment: Mapping[str, str],
         steps: Sequence[Step],
+        tag: Tag,
     ) -> Child:
         with ExitStack() as opened:
-            stdout = self._outputs.open(spec, instance, generation, 1)
+            stdout = self._outputs.open(spec, instance, tag.generation, 1)
             opened.callback(os.close, stdout)
-            stderr = self._outputs.open(spec, instance, generation, 2)
+            stderr = self._outputs.open(spec, instance, tag.generation, 2)
             opened.callback(os.close, stderr)
             return self._children.spawn(
-                spec.exec,
+                argv,
                 env={**os.environ, **environment},
                 cwd=spec.working_directory,
                 umask=spec.umask,
                 stdout=stdout,
                 stderr=stderr,
-                listen_fds=self._sockets.fds(instance.unit, spec.sockets),
+                listen_fds=() if tag.hook else self._sockets.fds(instance.unit, spec.sockets),
                 steps=steps,
+                tag=tag,
             )
 
     def kill(self, instance: InstanceName, generation: int, signal: int, main_only: bool) -> bool:
         """Sends a signal that somebody asked for; whether there is a process."""
-        child = self._mains.get((instance, generation))
+        child = self._lives.main(instance, generation)
         if child is None or child.group_empty.done():
             return False
         self.note("signalled", instance=str(instance), signal=SIGNAL_NAMES[signal], main_only=main_only)
         if main_only:
             return self._children.signal_main(child, signal)
-        self._children.signal_group(child, signal)
+        self._children.signal_all(child, signal)
         return True
 
     def _close_sockets(self, unit: str) -> None:
@@ -325,27 +389,6 @@ class Executor:
     def outputs(self, instance: InstanceName) -> tuple[bool, str, list[str]]:
         """Where what an instance writes is: in the journal, in a directory of log files, in files of its own."""
         return self._outputs.kept(self.fleet.spec(instance))
-
-    def _follow(self, instance: InstanceName, generation: int, child: Child) -> None:
-        """Reports the exit of a main process and the end of its group, each once."""
-        self._mains[instance, generation] = child
-        self._recorder.processes.setdefault(instance, ProcessRecord(child.pid, child.started, child.group))
-
-        if not child.exited.done():
-            self._kept.keep(child.pid, child.started)
-
-        def exited(future: "asyncio.Future[Exit | None]") -> None:
-            self.feed(told.Exited(instance, generation, _cause(future.result())))
-            if not self.handed_over:  # else the next one shall see it
-                self._kept.drop(child.pid, child.started)
-
-        def empty(_future: "asyncio.Future[None]") -> None:
-            self._mains.pop((instance, generation), None)
-            self._recorder.processes.pop(instance, None)
-            self.feed(told.GroupEmpty(instance, generation))
-
-        child.exited.add_done_callback(exited)
-        child.group_empty.add_done_callback(empty)
 
     # Workers
 
@@ -377,9 +420,10 @@ class Executor:
     ) -> None:
         adopted: list[Child] = []
         opened: list[int] = []
+        tag = self._tag(instance, generation)
         try:
             options = msgspec.structs.replace(
-                options, on_registered=lambda record: adopted.append(self._children.adopt(record.pid))
+                options, on_registered=lambda record: adopted.append(self._children.adopt(record.pid, tag))
             )
             if steps:
                 options = _prepared(options, PreparedLauncher(self._children.watch, steps), opened)
@@ -402,7 +446,7 @@ class Executor:
             )
             self.feed(told.Spawned(instance, generation, child.pid))
             self.feed(told.Ready(instance, generation, str(record.uri)))
-            self._follow(instance, generation, child)
+            self._lives.follow(instance, generation, child)
             self._watch_readiness(instance, generation, record, child)
         finally:
             for fd in opened:
@@ -431,10 +475,13 @@ class Executor:
         A worker among them goes on being called; it has its lease's time to register here.
         """
         self._recorder.processes[instance] = process
-        child = self._children.take_over(
-            process.pid, process.started, process.group, self._kept.take(process.pid, process.started)
-        )
-        self._follow(instance, generation, child)
+        tag, spec = self._tag(instance, generation), self.fleet.spec(instance)
+        kept = self._kept.take(process.pid, process.started)
+        child = self._children.take_over(process.pid, process.started, process.group, kept, tag)
+        state = self.fleet.state(instance)[0].sub_state
+        self._lives.follow(instance, generation, child, launcher=_is_launcher(spec, state))
+        if spec.listens_for_notices:
+            self.notices.open(instance, generation, spec, _owner(process.pid))
         if process.worker_id and not child.exited.done():
             location = parse_uri(process.uri).location
             master = self._masters.at(location)
@@ -473,6 +520,8 @@ class Executor:
         """Stops the timer and lets go of the streams. Only after `done`."""
         if self._timer is not None:
             self._timer.cancel()
+        self.notices.close_all(keep_files=self.handed_over)
+        self._lives.close()
         self._sockets.release()
         self._outputs.close()
 
@@ -500,6 +549,18 @@ def program_path(inherited: Mapping[str, str]) -> dict[str, str]:
     return {"PATH": os.pathsep.join([own, *os.get_exec_path(inherited)])}
 
 
+def _is_launcher(spec: UnitSpec, state: SubState) -> bool:
+    """Whether the process of a forking unit is still the program that is to leave the daemon behind."""
+    return spec.type is UnitType.FORKING and state is SubState.STARTING
+
+
+def _owner(pid: int) -> int | None:
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid
+    except OSError:  # it has gone, and nobody will send anything
+        return None
+
+
 def _nothing() -> None: ...
 
 
@@ -511,14 +572,6 @@ def _prepared(options: SpawnOptions, launcher: PreparedLauncher, opened: list[in
             opened.append(open_output(redirect.path))
             streams[name] = Redirect.descriptor(opened[-1])
     return msgspec.structs.replace(options, launcher=launcher, **streams)
-
-
-def _cause(exit_cause: Exit | None) -> ExitCause:
-    if exit_cause is None:
-        return ExitCause.unknown("while no parsupd was there to see it")
-    if isinstance(exit_cause, ExitedWith):
-        return ExitCause.exited(exit_cause.code)
-    return ExitCause.signaled(exit_cause.signal, core_dumped=exit_cause.core_dumped)
 
 
 def _spawn_failure(error: SpawnError | UsageError | OSError) -> tuple[ExitCause, tuple[str, ...]]:

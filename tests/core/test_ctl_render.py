@@ -22,6 +22,7 @@ INFO = {
     "since": NOW - 65,
     "uri": "PYRO:x@./u:/run/x",
     "reason": "it is ready",
+    "status_text": "",
 }
 
 
@@ -65,6 +66,7 @@ def test_the_keys_of_list_json_are_these() -> None:
     """Promised to scripts: changing them breaks somebody."""
     assert list(render.only_listed(INFO)) == [
         "name", "unit", "type", "state", "sub_state", "pid", "generation", "restarts", "since", "uri",
+        "status_text",
     ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The fleet under random commands and an executor that answers late, in any order, and with stale reports."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from msgspec import Raw
+from unit_events import LIVING, check
 
 from parsupd.core import graph, snapshot
 from parsupd.core.effects import (
@@ -23,12 +25,18 @@ from parsupd.core.effects import (
     AllDown,
     CancelSpawn,
     Changed,
+    CheckLife,
+    EndHook,
+    Escalate,
+    FindMain,
     Forgotten,
     GroupFailed,
     Note,
     Publish,
+    RunHook,
     Shutdown,
     SignalGroup,
+    SignalMain,
     Spawn,
     StormBegan,
     StormEnded,
@@ -38,10 +46,17 @@ from parsupd.core.effects import (
 from parsupd.core.events import (
     DeadlineReached,
     Exited,
+    Extended,
     GroupEmpty,
+    HookEnded,
+    LastSign,
+    Launched,
+    MainChanged,
     ReadinessLost,
     Ready,
     Reconfigure,
+    ReloadBegun,
+    ReloadUnit,
     Restart,
     Scale,
     ShutdownRequested,
@@ -51,11 +66,13 @@ from parsupd.core.events import (
     Start,
     StartDefault,
     Stop,
+    StopBegun,
     Unhealthy,
+    WatchdogFired,
 )
 from parsupd.core.fleet import Fleet, ShuttingDownError
 from parsupd.core.roster import NoSuchUnitError
-from parsupd.core.tally import AT_REST
+from parsupd.core.tally import AT_REST, UP
 from parsupd.core.units import (
     SIGKILL,
     Configuration,
@@ -65,14 +82,19 @@ from parsupd.core.units import (
     ExitCause,
     GroupSpec,
     GroupStrategy,
+    Hook,
+    HookStage,
     InstanceName,
+    KillMode,
     RestartPolicy,
+    StartLimitAction,
     SubState,
     UnitSpec,
     UnitType,
 )
 
 NAMES = ("a", "b", "c", "d", "e")
+HOOKS = st.sampled_from([(), (), (), (), (Hook(("x",)),), (Hook(("x",), ignore_failure=True), Hook(("y",), 3.0))])
 CAUSES = st.sampled_from(
     [ExitCause.exited(0), ExitCause.exited(1), ExitCause.signaled(9), ExitCause.signaled(15), ExitCause.unknown()]
 )
@@ -127,6 +149,13 @@ def configurations(draw: Any) -> Configuration:
             exit_with=draw(st.integers(0, 15)) == 15,
             restart=draw(st.sampled_from(policies[:2] if kind is UnitType.ONESHOT else policies)),
             start_limit_burst=draw(st.sampled_from([0, 2])),
+            start_limit_action=draw(st.sampled_from([*StartLimitAction, StartLimitAction.FAIL])),
+            remain_after_exit=draw(st.sampled_from([True, True, False])),
+            runtime_max_s=draw(st.sampled_from([math.inf, 20.0])),
+            watchdog_s=draw(st.sampled_from([math.inf, math.inf, 5.0])),
+            kill_mode=draw(st.sampled_from([KillMode.GROUP, *KillMode])),
+            send_sigkill=draw(st.sampled_from([True, True, False])),
+            **{stage.value: draw(HOOKS) for stage in HookStage},
             **edges,
             **names,
         )
@@ -140,14 +169,21 @@ class Life:
 
     instance: InstanceName
     generation: int
-    worker: bool
+    kind: UnitType
     spawning: bool = True  # the spawn has not told its end
+    hook: bool = False  # one of the unit's commands runs
+    launched: bool = False  # of type forking: its program has ended, and its daemon is looked for
+    begun: bool = False  # a process was to come to be
     pid: bool = False
     ready: bool = False
     signalled: bool = False
     exited: bool = False
     gone: bool = False
+    left: bool = False  # only the main process counted, and it has gone
     reports: list[Any] = field(default_factory=list)  # everything ever reported, to be repeated as stale
+
+
+NOT_YET = {SubState.STARTING, SubState.RELOADING}
 
 
 class Machine(RuleBasedStateMachine):
@@ -159,6 +195,7 @@ class Machine(RuleBasedStateMachine):
         self.now = 0.0
         self.lives: dict[InstanceName, list[Life]] = {}
         self.published: set[InstanceName] = set()
+        self.later: list[Any] = []
         self.shutdowns = 0
         self.all_downs = 0
         self.storm = False
@@ -178,28 +215,58 @@ class Machine(RuleBasedStateMachine):
         for effect in self.fleet.handle(event, self.now):
             note(f"    {effect}")
             self.carry_out(effect, event)
+        while self.later:
+            self.give(self.later.pop(0))
+
+    def begun(self, instance: InstanceName, generation: int) -> Life:
+        """The life of a generation, made anew when it is its first effect."""
+        lives = self.lives.setdefault(instance, [])
+        if len(lives) < generation:
+            assert all(life.gone or life.left for life in lives), "spawned beside a living generation"
+            assert not any(life.hook for life in lives), "spawned beside a command"
+            assert generation == len(lives) + 1, "generations are counted one by one"
+            spec = self.specs[instance.unit]
+            for other in (*spec.requires, *spec.binds_to):
+                for status in self.fleet.status(other.unit):
+                    assert status.sub_state in UP or status.target.value == "down"
+            for one in self.specs.values():
+                if one.name in spec.conflicts or spec.name in one.conflicts:
+                    for status in self.fleet.status(one.name):
+                        ended = status.sub_state in AT_REST or status.target.value == "up"
+                        assert ended, "started beside what it conflicts with, and which is being stopped"
+            kind = self.fleet.spec(instance).type
+            lives.append(Life(instance, generation, kind, spawning=False, gone=True))
+        return lives[generation - 1]
 
     def carry_out(self, effect: Any, event: Any) -> None:
         match effect:
             case Spawn(instance, generation):
-                lives = self.lives.setdefault(instance, [])
-                assert all(life.gone for life in lives), "spawned beside a living generation"
-                assert generation == len(lives) + 1, "generations are counted one by one"
-                lives.append(Life(instance, generation, self.fleet.spec(instance).type is UnitType.WORKER))
-                spec = self.specs[instance.unit]
-                for other in (*spec.requires, *spec.binds_to):
-                    for status in self.fleet.status(other.unit):
-                        assert status.sub_state in {SubState.RUNNING, SubState.EXITED} or status.target.value == "down"
-                for one in self.specs.values():
-                    if one.name in spec.conflicts or spec.name in one.conflicts:
-                        for status in self.fleet.status(one.name):
-                            ended = status.sub_state in AT_REST or status.target.value == "up"
-                            assert ended, "started beside what it conflicts with, and which is being stopped"
-            case SignalGroup(instance, generation, signal):
+                life = self.begun(instance, generation)
+                assert not life.begun, "spawned twice"
+                assert not life.hook, "spawned while exec_start_pre runs"
+                life.begun = life.spawning = True
+                life.gone = False
+            case RunHook(instance, generation, stage):
+                life = self.begun(instance, generation)
+                assert not life.hook, "two commands at once"
+                if stage is HookStage.STOP_POST:
+                    assert life.gone or life.left, "exec_stop_post beside what is left"
+                life.hook = True
+            case EndHook(instance, generation):
+                assert self.lives[instance][generation - 1].hook, "ended a command that does not run"
+            case FindMain(instance, generation):
+                self.lives[instance][generation - 1].launched = True
+            case CheckLife(instance, generation):
+                at = self.now - 1 if self.now % 2 else self.now - 100
+                self.later.append(LastSign(instance, generation, at))
+            case Escalate():
+                assert self.fleet.shutting_down
+            case SignalGroup(instance, generation, signal) | SignalMain(instance, generation, signal):
                 life = self.lives[instance][generation - 1]
                 life.signalled = True
                 assert life.pid, "signalled what has no process"
                 assert not life.gone, "signalled a group that is gone"
+                assert not life.left, "signalled what is to be left to itself"
                 its_own_failure = isinstance(event, DeadlineReached) or getattr(event, "instance", None) == instance
                 if signal != SIGKILL and not its_own_failure:
                     self.check_dependants_down(instance)
@@ -215,7 +282,7 @@ class Machine(RuleBasedStateMachine):
             case AllDown():
                 self.all_downs += 1
             case Forgotten(instance):
-                assert all(life.gone for life in self.lives.get(instance, []))
+                assert all(life.gone or life.left for life in self.lives.get(instance, []))
                 assert instance not in self.published
             case StormBegan() | StormEnded():
                 assert self.storm is isinstance(effect, StormEnded), "a storm is told once"
@@ -238,7 +305,11 @@ class Machine(RuleBasedStateMachine):
                     assert status.sub_state in idle, f"{instance} is signalled while {status.name} is up"
 
     def current(self) -> list[Life]:
-        return [lives[-1] for lives in self.lives.values() if lives and not (lives[-1].gone and not lives[-1].spawning)]
+        return [
+            lives[-1]
+            for lives in self.lives.values()
+            if lives and not (lives[-1].gone and not lives[-1].spawning and not lives[-1].hook)
+        ]
 
     def report(self, life: Life, event: Any) -> None:
         life.reports.append(event)
@@ -250,12 +321,21 @@ class Machine(RuleBasedStateMachine):
         for life in self.current():
             if not life.pid and life.spawning and not life.gone:
                 found += [(life, "spawned"), (life, "spawn failed")]
-            if life.pid and life.worker and life.spawning:
+            worker = life.kind is UnitType.WORKER
+            if life.hook:
+                found.append((life, "hook"))
+            if life.pid and worker and life.spawning:
                 found += [(life, "ready"), (life, "spawn failed")]
-            if life.worker and life.ready:
+            if worker and life.ready:
                 found.append((life, "lost"))
             if life.pid and not life.exited:
                 found += [(life, "exited"), (life, "unhealthy")]
+                if life.kind is UnitType.NOTIFY:
+                    found += [(life, "says"), (life, "says"), (life, "up")]
+                if life.kind is UnitType.FORKING and not life.launched and not life.ready:
+                    found[-2] = (life, "launched")
+            if life.kind is UnitType.FORKING and life.launched and not life.gone:
+                found.append((life, "found"))
             if life.exited and not life.gone:
                 found.append((life, "empty"))
         return found
@@ -265,7 +345,7 @@ class Machine(RuleBasedStateMachine):
         match what:
             case "spawned":
                 life.pid = True
-                life.spawning = life.worker
+                life.spawning = life.kind is UnitType.WORKER
                 self.report(life, Spawned(*names, 100 + life.generation))
             case "spawn failed":
                 life.spawning = False
@@ -277,10 +357,30 @@ class Machine(RuleBasedStateMachine):
             case "lost":
                 life.ready = False
                 self.report(life, ReadinessLost(*names, "made up"))
+            case "hook":
+                life.hook = False
+                self.report(life, HookEnded(*names, cause))
+            case "launched":
+                life.exited = True
+                self.report(life, Launched(*names, cause))
+            case "found":
+                life.launched, life.exited, life.ready = False, False, True
+                self.report(life, MainChanged(*names, 200))
+            case "up":
+                self.report(life, Ready(*names))
+            case "says":
+                words: list[Any] = [
+                    Ready(*names), Ready(*names), ReloadBegun(*names), StopBegun(*names), Extended(*names, 5.0),
+                    WatchdogFired(*names, "made up"), MainChanged(*names, 300),
+                ]  # fmt: skip
+                self.report(life, words[len(life.reports) % len(words)])
             case "unhealthy":
                 self.report(life, Unhealthy(*names, "made up"))
             case "exited":
                 life.exited = True
+                spec = self.fleet.state(life.instance)[0].spec
+                if spec.kill_mode is KillMode.PROCESS:
+                    life.left = True
                 self.report(life, Exited(*names, cause))
             case "empty":
                 life.gone = True
@@ -294,7 +394,7 @@ class Machine(RuleBasedStateMachine):
         except ShuttingDownError:
             assert self.shutdowns == 1
 
-    @rule(kind=st.sampled_from([Start, Stop, Restart, StartDefault]), which=st.integers(0, 99))
+    @rule(kind=st.sampled_from([Start, Stop, Restart, StartDefault, ReloadUnit]), which=st.integers(0, 99))
     def order(self, kind: Any, which: int) -> None:
         names = [*self.specs, *(status.name for status in self.fleet.status())]
         name = names[which % len(names)]
@@ -440,16 +540,19 @@ class Machine(RuleBasedStateMachine):
         for status in self.fleet.status():
             instance = InstanceName.parse(status.name)
             lives = self.lives.get(instance, [])
-            assert sum(not life.gone for life in lives) <= 1
-            alive = bool(lives) and not lives[-1].gone
-            living = {SubState.STARTING, SubState.RUNNING, SubState.STOPPING, SubState.KILLING}
-            assert alive == (status.sub_state in living), status
+            assert sum(not (life.gone or life.left) for life in lives) <= 1
+            busy = bool(lives) and (lives[-1].hook or not (lives[-1].gone or lives[-1].left))
+            assert busy == (status.sub_state in LIVING), status
+            check(self.fleet.state(instance)[0])
             worker = status.type is UnitType.WORKER
-            assert (instance in self.published) == (worker and status.sub_state is SubState.RUNNING), status
+            ready = status.sub_state in {SubState.RUNNING, SubState.RELOADING}
+            assert (instance in self.published) == (worker and ready), status
             assert (status.uri != "") == (instance in self.published)
             assert status.generation == len(lives)
         shown = {InstanceName.parse(status.name) for status in self.fleet.status()}
-        assert {instance for instance, lives in self.lives.items() if lives and not lives[-1].gone} <= shown
+        assert {
+            instance for instance, lives in self.lives.items() if lives and not (lives[-1].gone or lives[-1].left)
+        } <= shown
         assert self.all_downs <= self.shutdowns <= 1
         assert self.check_tallies() == []
 
@@ -484,7 +587,7 @@ class Machine(RuleBasedStateMachine):
             possible = [
                 (life, what)
                 for life, what in self.possible()
-                if what in {"spawned", "empty"} or (what == "exited" and life.signalled)
+                if what in {"spawned", "empty", "hook"} or (what in {"exited", "launched"} and life.signalled)
             ]
             if not possible and self.fleet.next_deadline() is None:
                 return
@@ -500,13 +603,16 @@ class Machine(RuleBasedStateMachine):
             good = [
                 (life, what)
                 for life, what in self.possible()
-                if what in {"spawned", "ready", "empty"}
+                if what in {"spawned", "ready", "empty", "hook", "launched", "found"}
                 or (what == "exited" and (life.signalled or self.fleet.spec(life.instance).type is UnitType.ONESHOT))
+                or (what == "up" and self.fleet.state(life.instance)[0].sub_state in NOT_YET)
             ]
-            if not good and self.fleet.next_deadline() is None:
-                return
+            runs = [state for state in self.fleet._states.values() if state.sub_state is SubState.RUNNING]
+            if not good and self.fleet.next_deadline() in {None, *(state.deadline_at for state in runs)}:
+                return  # what runs may be looked after for ever
             for life, what in good[:1]:
-                self.answer(life, what, ExitCause.signaled(15) if life.signalled else ExitCause.exited(0))
+                ended = what != "hook" and life.signalled
+                self.answer(life, what, ExitCause.signaled(15) if ended else ExitCause.exited(0))
             if not good:
                 self.time_passes()
             self.states_agree_with_the_world()
@@ -522,7 +628,7 @@ class Machine(RuleBasedStateMachine):
                 stopped = [name for name in wiring.binds_to[status.unit] if not units[name].tally.wanted]
                 assert stopped or any(units[name].waiting for name in unit.blockers), status
             elif status.target.value == "up":
-                assert status.sub_state in {SubState.RUNNING, *AT_REST}, status
+                assert status.sub_state in {SubState.RUNNING, SubState.UNKILLABLE, *AT_REST}, status
             else:
                 assert status.sub_state in AT_REST
 

@@ -19,6 +19,9 @@ LIVE_KEYS = {
     "restart_steps", "restart_max_delay_sec", "restart_reset_after_sec", "start_limit_burst",
     "start_limit_interval_sec", "timeout_start_sec", "timeout_stop_sec", "kill_signal", "include",
     "log_format", "log_rotate_size", "log_rotate_sec", "log_total_size", "log_compress", "log_full_policy", "log_block_sec",
+    "kill_mode", "send_sigkill", "start_limit_action", "success_exit_status", "restart_prevent_exit_status",
+    "restart_force_exit_status", "remain_after_exit", "runtime_max_sec", "runtime_max_spread_sec", "notify_access",
+    "exec_start_pre", "exec_start_post", "exec_reload", "exec_stop", "exec_stop_post",
 }  # fmt: skip
 
 
@@ -172,6 +175,11 @@ KEY_CASES: dict[str, tuple[str, str, list[tuple[str, Any, Any, bool]]]] = {
     "seconds": ("restart_sec = 1", "restart_sec = 2.5", [("restart_sec", 1.0, 2.5, True)]),
     "no timeout": ("", "timeout_stop_sec = inf", [("timeout_stop_sec", 10.0, "inf", True)]),
     "a signal": ("kill_signal = 'INT'", "kill_signal = 'SIGHUP'", [("kill_signal", "SIGINT", "SIGHUP", True)]),
+    "a command": ("exec_stop = ['x', 'y']", "exec_stop = [{ exec = ['z'], timeout_sec = 3, ignore_failure = true }]",
+                  [("exec_stop", [{"exec": ["x", "y"]}], [{"exec": ["z"], "timeout_sec": 3.0, "ignore_failure": True}],
+                    True)]),
+    "exit statuses": ("", "success_exit_status = [3, 'KILL']",
+                      [("success_exit_status", [], [3, "SIGKILL"], True)]),
     "an output": ("stdout = 'null'\nstderr = 'null'", "stdout = 'append:x'\nstderr = 'null'",
                   [("stdout", "null", "append:/etc/x", False)]),
     "octal": ("", "umask = '027'", [("umask", None, "027", False)]),

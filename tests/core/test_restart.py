@@ -1,11 +1,19 @@
 """Restart policy: the whole matrix of policy and cause."""
 
 import signal
+from typing import Any
 
 import pytest
 
-from parsupd.core.restart import RESTARTS_ON, decide
-from parsupd.core.units import SIGNALS, ExitCause, ExitKind, RestartPolicy
+from parsupd.core import restart
+from parsupd.core.restart import RESTARTS_ON
+from parsupd.core.units import SIGNALS, ExitCause, ExitKind, RestartDecision, RestartPolicy, UnitSpec, UnitType
+
+
+def decide(policy: RestartPolicy, cause: ExitCause, *, stop_requested: bool = False, **keys: Any) -> RestartDecision:
+    spec = UnitSpec(name="u", restart=policy, **keys)
+    return restart.decide(spec, cause, stop_requested=stop_requested)
+
 
 CAUSES = {
     "clean code": ExitCause.exited(0),
@@ -66,7 +74,70 @@ def test_a_signal_is_clean_for_a_daemon_and_unclean_for_a_oneshot() -> None:
     """A oneshot has done its work only when it exited with 0."""
     term = ExitCause.signaled(SIGNALS["SIGTERM"])
     assert not decide(RestartPolicy.ON_FAILURE, term).restart
-    assert decide(RestartPolicy.ON_FAILURE, term, oneshot=True).restart
+    assert decide(RestartPolicy.ON_FAILURE, term, type=UnitType.ONESHOT).restart
+
+
+LISTS: dict[str, tuple[dict[str, Any], RestartPolicy, ExitCause, bool, str]] = {
+    "a code that counts as success": (
+        {"success_exit_status": (75,)},
+        RestartPolicy.ON_FAILURE,
+        ExitCause.exited(75),
+        False,
+        "restart=on-failure",
+    ),
+    "a signal that counts as success, of a oneshot too": (
+        {"success_exit_status": ("SIGKILL",), "type": UnitType.ONESHOT},
+        RestartPolicy.ON_FAILURE,
+        ExitCause.signaled(9),
+        False,
+        "restart=on-failure",
+    ),
+    "never after this": (
+        {"restart_prevent_exit_status": (1, "SIGSEGV")},
+        RestartPolicy.ALWAYS,
+        ExitCause.signaled(11),
+        False,
+        "restart_prevent_exit_status",
+    ),
+    "always after this": (
+        {"restart_force_exit_status": (7,)},
+        RestartPolicy.NO,
+        ExitCause.exited(7),
+        True,
+        "restart_force_exit_status",
+    ),
+    "never outranks always": (
+        {"restart_force_exit_status": (7,), "restart_prevent_exit_status": (7,)},
+        RestartPolicy.ALWAYS,
+        ExitCause.exited(7),
+        False,
+        "restart_prevent_exit_status",
+    ),
+    "a signal's number is not a code": (
+        {"restart_force_exit_status": (9,)},
+        RestartPolicy.NO,
+        ExitCause.signaled(9),
+        False,
+        "restart=no",
+    ),
+    "what parsupd ended has no exit status": (
+        {"restart_prevent_exit_status": (0,)},
+        RestartPolicy.ON_WATCHDOG,
+        ExitCause.watchdog("silent"),
+        True,
+        "restart=on-watchdog",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_of_exit_statuses(name: str) -> None:
+    """Codes and names of signals that the unit's file lists, and which key has decided."""
+    keys, policy, cause, expected, reason = LISTS[name]
+    decision = decide(policy, cause, **keys)
+    assert decision.restart == expected
+    assert decision.reason.startswith(reason)
+    assert not decide(policy, cause, stop_requested=True, **keys).restart
 
 
 def test_reasons_read_as_sentences() -> None:

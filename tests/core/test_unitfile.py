@@ -28,11 +28,15 @@ from parsupd.core.units import (
     Escalation,
     GroupSpec,
     GroupStrategy,
+    Hook,
+    KillMode,
     ListenAddress,
     LogFormat,
+    NotifyAccess,
     Output,
     OutputKind,
     RestartPolicy,
+    StartLimitAction,
     UnitSpec,
     UnitType,
 )
@@ -76,6 +80,9 @@ type = "oneshot"
 exec = ["/usr/bin/migrate", "--all", ""]
 exit_with = true
 restart = "on-failure"
+remain_after_exit = true
+exec_start_post = ["touch", "done"]
+exec_stop = ["undo"]
 
 [unit.pricing]
 type = "worker"
@@ -101,6 +108,18 @@ start_limit_interval_sec = 3
 timeout_start_sec = inf
 timeout_stop_sec = 5
 kill_signal = "SIGINT"
+kill_mode = "mixed"
+send_sigkill = false
+start_limit_action = "slow-retry"
+success_exit_status = [75, "TERM"]
+restart_prevent_exit_status = [255]
+restart_force_exit_status = ["SIGBUS"]
+runtime_max_sec = 3600
+runtime_max_spread_sec = 60
+watchdog_sec = 20
+exec_start_pre = ["mkdir", "-p", "x"]
+exec_reload = ["kill", "-HUP"]
+exec_stop_post = [{ exec = ["rm", "x"], timeout_sec = 3, ignore_failure = true }, { exec = ["sync"] }]
 stdout = "append:../log/out"
 stderr = "null"
 log_format = "json"
@@ -148,6 +167,12 @@ sockets = ["127.0.0.1:80", "[::1]:8080", "/run/log.sock"]
 type = "simple"
 exec = ["x"]
 
+[unit.daemon]
+type = "forking"
+exec = ["daemon"]
+pid_file = "run/daemon.pid"
+notify_access = "all"
+
 [group.web]
 units = ["log", "pricing2"]
 strategy = "rest_for_one"
@@ -168,7 +193,7 @@ def test_every_key_arrives() -> None:
     assert daemon.all_logs_size == 1 << 30
     assert (daemon.restart_storm_burst, daemon.restart_storm_interval_s) == (7, 2.0)
     assert daemon.include == ("/etc/parsupd/units.d/*.toml", "/srv/*.toml")
-    assert list(configuration.units) == ["marketdata", "migrate", "pricing", "log", "pricing2"]
+    assert list(configuration.units) == ["marketdata", "migrate", "pricing", "log", "pricing2", "daemon"]
     assert configuration.units["pricing"] == UnitSpec(
         name="pricing",
         source=MAIN,
@@ -195,6 +220,18 @@ def test_every_key_arrives() -> None:
         timeout_start_s=math.inf,
         timeout_stop_s=5.0,
         kill_signal=SIGNALS["SIGINT"],
+        kill_mode=KillMode.MIXED,
+        send_sigkill=False,
+        start_limit_action=StartLimitAction.SLOW_RETRY,
+        success_exit_status=(75, "SIGTERM"),
+        restart_prevent_exit_status=(255,),
+        restart_force_exit_status=("SIGBUS",),
+        runtime_max_s=3600.0,
+        runtime_max_spread_s=60.0,
+        watchdog_s=20.0,
+        exec_start_pre=(Hook(("mkdir", "-p", "x")),),
+        exec_reload=(Hook(("kill", "-HUP")),),
+        exec_stop_post=(Hook(("rm", "x"), 3.0, True), Hook(("sync",))),
         stdout=Output(OutputKind.APPEND, "/etc/log/out"),
         stderr=Output(OutputKind.NULL),
         log_format="json",
@@ -249,6 +286,9 @@ def test_every_key_arrives() -> None:
     }
     assert configuration.units["log"].start_limit_burst == 0
     assert configuration.units["migrate"].exec == ("/usr/bin/migrate", "--all", "")
+    daemon_unit = configuration.units["daemon"]
+    assert (daemon_unit.pid_file, daemon_unit.notify_access) == ("/etc/parsupd/run/daemon.pid", NotifyAccess.ALL)
+    assert configuration.units["migrate"].exec_stop == (Hook(("undo",)),)
     assert configuration.units["marketdata"].init == ("a", 1)
 
 
@@ -281,14 +321,49 @@ def test_stderr_follows_stdout_unless_it_is_set() -> None:
 
 
 HEAD = '[unit.a]\ntype = "simple"\nexec = ["x"]\n'
-KINDS = "worker, simple, oneshot"
+KINDS = "worker, simple, notify, forking, oneshot"
+PROGRAMS = "simple and notify and forking and oneshot"
 
 # text of the file -> the messages, in order
 REFUSED = {
     '[unit.a]\ntype = "simple"\nexec = ["x"]\nrestrt_sec = 1': [
         "a.toml:4: unit.a.restrt_sec: unknown key; did you mean 'restart_sec'?"
     ],
-    HEAD + "watchdog_sec = 20": ["a.toml:4: unit.a.watchdog_sec: unknown key"],
+    HEAD + "watchdog_sec = 0": ["a.toml:4: unit.a.watchdog_sec: must be 0.1 or more, or inf, not 0"],
+    HEAD + "stop_signal = 'INT'": ["a.toml:4: unit.a.stop_signal: unknown key; did you mean 'kill_signal'?"],
+    HEAD + "success_exit_status = [256]": [
+        (
+            "a.toml:4: unit.a.success_exit_status[0]: must be an exit code from 0 to 255, or the name of a signal, "
+            "not 256"
+        )
+    ],
+    HEAD + "restart_prevent_exit_status = ['SIGTREM']": [
+        (
+            "a.toml:4: unit.a.restart_prevent_exit_status[0]: must be the name of a signal, not 'SIGTREM'; "
+            "did you mean 'SIGTERM'?"
+        )
+    ],
+    HEAD + "exec_stop = 'x'": [
+        ("a.toml:4: unit.a.exec_stop: must be an array of strings (a command) or of tables (commands), not 'x'")
+    ],
+    HEAD + "exec_stop = []": ["a.toml:4: unit.a.exec_stop: must not be empty"],
+    HEAD + "exec_stop = [['x']]": ["a.toml:4: unit.a.exec_stop[0]: must be a string, not ['x']"],
+    HEAD + "exec_stop = [{ timeout_sec = 1 }]": ["a.toml:4: unit.a.exec_stop[0]: needs the key 'exec'"],
+    HEAD + "exec_stop = [{ exec = ['x'] }, 'y']": [
+        "a.toml:4: unit.a.exec_stop[1]: must be a table with `exec`, as its neighbours are, not 'y'"
+    ],
+    HEAD + "exec_stop = [{ exec = ['x'], timout_sec = 1 }]": [
+        "a.toml:4: unit.a.exec_stop[0]: has an unknown key 'timout_sec'; did you mean 'timeout_sec'?"
+    ],
+    HEAD + "exec_stop = [{ exec = ['x'], timeout_sec = -1 }]": [
+        "a.toml:4: unit.a.exec_stop[0].timeout_sec: must be a number of seconds, 0 or more, or inf, not -1"
+    ],
+    HEAD + "remain_after_exit = true": [
+        "a.toml:4: unit.a.remain_after_exit: is for units of type oneshot only, and this one is simple"
+    ],
+    HEAD + "requires = ['b']\n[unit.b]\ntype = 'oneshot'\nexec = ['x']\nremain_after_exit = false": [
+        ("a.toml:4: unit.a.requires[0]: 'b' does not stay active after it has exited: name it in `wants` or `after`")
+    ],
     HEAD + 'restart_sec = "1"': ["a.toml:4: unit.a.restart_sec: must be a number of seconds, 0 or more, not '1'"],
     HEAD + "restart_sec = -1": ["a.toml:4: unit.a.restart_sec: must be a number of seconds, 0 or more, not -1"],
     HEAD + "restart_sec = true": ["a.toml:4: unit.a.restart_sec: must be a number of seconds, 0 or more, not True"],
@@ -330,13 +405,15 @@ REFUSED = {
     '[unit.a]\ntype = "simple"': ["a.toml:1: unit.a: a unit of type simple needs the key 'exec'"],
     '[unit.a]\ntype = "worker"\nexec = ["x"]': [
         "a.toml:1: unit.a: a unit of type worker needs the key 'worker'",
-        "a.toml:3: unit.a.exec: is for units of type simple and oneshot only, and this one is worker",
+        f"a.toml:3: unit.a.exec: is for units of type {PROGRAMS} only, and this one is worker",
     ],
     '[unit.a]\ntype = "worker"\nworker = "module.Class"': [
         "a.toml:3: unit.a.worker: must be \"module:Class\", not 'module.Class'"
     ],
     '[unit.a]\nexec = ["x"]': [f"a.toml:1: unit.a: needs a type: {KINDS}"],
-    '[unit.a]\ntype = "forking"\nexec = ["x"]': [f"a.toml:2: unit.a.type: must be one of {KINDS}, not 'forking'"],
+    '[unit.a]\ntype = "frking"\nexec = ["x"]': [
+        f"a.toml:2: unit.a.type: must be one of {KINDS}, not 'frking'; did you mean 'forking'?"
+    ],
     '[unit.a]\ntype = "simple"\nexec = []': ["a.toml:3: unit.a.exec: must not be empty"],
     '[unit.a]\ntype = "simple"\nexec = [""]': ["a.toml:3: unit.a.exec[0]: must not be empty"],
     '[unit.a]\ntype = "simple"\nexec = "x --flag"': ["a.toml:3: unit.a.exec: must be an array, not 'x --flag'"],

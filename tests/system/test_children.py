@@ -60,7 +60,7 @@ def test_each_child_has_its_own_session_and_null_stdin() -> None:
         child = shell(children, "sleep 600")
         assert os.getsid(child.pid) == os.getpgid(child.pid) == child.pid
         assert os.readlink(f"/proc/{child.pid}/fd/0") == "/dev/null"
-        children.signal_group(child, signal.SIGKILL)
+        children.signal_all(child, signal.SIGKILL)
         assert await child.exited == Killed(signal.SIGKILL)
         await child.group_empty
 
@@ -75,9 +75,9 @@ def test_a_group_is_empty_only_when_its_last_member_has_gone() -> None:
         assert await child.exited == Exited(3)
         await asyncio.sleep(0.05)
         assert not child.group_empty.done()
-        children.signal_group(child, signal.SIGTERM)
+        children.signal_all(child, signal.SIGTERM)
         await child.group_empty
-        children.signal_group(child, signal.SIGTERM)  # nobody is there: nothing happens
+        children.signal_all(child, signal.SIGTERM)  # nobody is there: nothing happens
 
     check(scenario)
 
@@ -121,7 +121,7 @@ def test_a_process_that_leaves_its_group_late_is_not_waited_for(tmp_path: Path) 
         go.write_text("")  # opened by the member, whose setsid follows
         while process_group_exists(child.group):
             await asyncio.sleep(0.01)
-        children.signal_group(child, signal.SIGTERM)
+        children.signal_all(child, signal.SIGTERM)
         await child.group_empty
         go.write_text("")
 

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import struct
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -173,6 +174,28 @@ def group_members(group: int) -> frozenset[int]:
             continue
         if int(fields[2]) == group and fields[0] not in {"Z", "X"}:
             found.add(pid)
+    return frozenset(found)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and it is no zombie."""
+    try:
+        return _stat(pid)[0] not in {"Z", "X"}
+    except ProcessLookupError:
+        return False
+
+
+def descendants(roots: Iterable[int]) -> frozenset[int]:
+    """Pids of all children of these processes, of their children, and so on, as far as they are there."""
+    found: set[int] = set()
+    todo = list(roots)
+    while todo:
+        pid = todo.pop()
+        with suppress(OSError):  # it has gone, or one of its threads has
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                new = {int(child) for child in (task / "children").read_text().split()} - found
+                found |= new
+                todo += new
     return frozenset(found)
 
 

@@ -19,8 +19,8 @@ Wall = Callable[[float | None], float | None]
 """An instant of the monotonic clock as Unix time, for people: nothing is decided by it."""
 
 
-def instance(status: InstanceStatus, wall: Wall) -> Info:
-    """One instance, as `status` has it."""
+def instance(status: InstanceStatus, wall: Wall, status_text: str = "") -> Info:
+    """One instance, as `status` has it; `status_text` is what it has said of itself."""
     return {
         "name": status.name,
         "unit": status.unit,
@@ -35,6 +35,7 @@ def instance(status: InstanceStatus, wall: Wall) -> Info:
         "since": wall(status.since),
         "uri": status.uri,
         "reason": status.reason,
+        "status_text": status_text,
     }
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from parsupd.core.units import Incarnation, InstanceName, SubState
+from parsupd.core.units import ExitCause, HookStage, Incarnation, InstanceName, SubState
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,60 @@ class CancelSpawn:
 
 @dataclass(frozen=True, slots=True)
 class SignalGroup:
-    """Send `signal` to the process group of this generation; nothing to do when GroupEmpty was reported."""
+    """Send `signal` to all processes of this generation; nothing to do when GroupEmpty was reported.
+
+    Processes that are found later to be of it get the same signal then.
+    """
 
     instance: InstanceName
     generation: int
     signal: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignalMain:
+    """Send `signal` to the main process of this generation; nothing to do when it has ended."""
+
+    instance: InstanceName
+    generation: int
+    signal: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunHook:
+    """Run one command of the unit's own; answered by one HookEnded."""
+
+    instance: InstanceName
+    generation: int
+    stage: HookStage
+    index: int
+    cause: ExitCause | None = None
+    """How the main process ended, for what runs after that."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndHook:
+    """Send `signal` to the running command and all that it started; nothing to do when HookEnded was reported."""
+
+    instance: InstanceName
+    generation: int
+    signal: int
+
+
+@dataclass(frozen=True, slots=True)
+class FindMain:
+    """Name the daemon that a unit of type forking has left behind, by MainChanged, as soon as that can be known."""
+
+    instance: InstanceName
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckLife:
+    """Tell, by LastSign, when the last sign of life came; all that are at hand count."""
+
+    instance: InstanceName
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +125,14 @@ class Unkillable:
     instance: InstanceName
     generation: int
     pid: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Escalate:
+    """The instance has failed in a way that its file wants to end everything: for the fleet."""
+
+    instance: InstanceName
     reason: str
 
 
@@ -133,7 +190,22 @@ class AllDown:
     exit_code: int
 
 
-UnitEffect = Spawn | CancelSpawn | SignalGroup | Publish | Withdraw | Changed | Note | Unkillable
+UnitEffect = (
+    Spawn
+    | CancelSpawn
+    | SignalGroup
+    | SignalMain
+    | RunHook
+    | EndHook
+    | FindMain
+    | CheckLife
+    | Publish
+    | Withdraw
+    | Changed
+    | Note
+    | Unkillable
+    | Escalate
+)
 Told = Changed | Note | Unkillable | Forgotten | Alarm | GroupFailed | StormBegan | StormEnded | Shutdown
 """What is done by making it known."""
 Effect = UnitEffect | Told | AllDown

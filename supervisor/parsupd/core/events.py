@@ -1,12 +1,18 @@
 """Facts and orders that are given to the cores. Layer 0: values only.
 
-What the executor reports about one generation of an instance comes from three sources:
+What the executor reports about one generation of an instance comes from several sources:
 
 * the spawn and the worker's connection: `Spawned`, then for a worker `Ready` and perhaps `ReadinessLost`, or instead of
   `Ready` one `SpawnFailed`. Without `Spawned` (no process came to be), `SpawnFailed` is the last word.
+* for type forking, the program that was spawned: `Launched` when it has ended. The daemon that it left behind is named
+  by `MainChanged`, once it was asked for by FindMain; when there is none, GroupEmpty comes instead.
+* what it says on its NOTIFY_SOCKET: any number of `Ready`, `ReloadBegun`, `StopBegun`, `Extended`, `WatchdogFired`, and
+  `MainChanged`; `LastSign` only in answer to CheckLife.
+* the command of a RunHook, which may come before a Spawn and after GroupEmpty: exactly one `HookEnded`.
 * an earlier parsupd that was killed meanwhile: instead of all these, `SpawnInterrupted`.
 * whoever watches the instance, between `Spawned` and `Exited`: any number of `Unhealthy`.
-* the process, after `Spawned`: exactly one `Exited`, then exactly one `GroupEmpty`.
+* the main process, after `Spawned`: one `Exited`, unless another one became main before that, then exactly one
+  `GroupEmpty`. A daemon of type forking may be asked for once more after its `Exited`: then there is another one.
 
 Inside a source the order is fixed; between the sources it is free (a killed worker may lose its connection before or
 after its exit is seen), except that `Spawned` comes first. Each report is given once.
@@ -27,16 +33,16 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Spawned(Report):
-    """A process exists (for the types simple and oneshot: exec succeeded)."""
+    """A process exists (for all types but worker: exec succeeded)."""
 
     pid: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ready(Report):
-    """The worker is initialised and serves at `uri`."""
+    """It is ready; a worker serves at `uri`. After ReloadBegun: it has reloaded."""
 
-    uri: str
+    uri: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +74,67 @@ class Unhealthy(Report):
 
 @dataclass(frozen=True, slots=True)
 class Exited(Report):
-    """The main process has ended and was reaped."""
+    """The main process has ended and was reaped; `stack` is what it left of the stacks of its threads, if it did."""
+
+    cause: ExitCause
+    stack: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEmpty(Report):
+    """The main process was reaped and nobody is left in its process group, or of those that have left that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launched(Report):
+    """The program of a unit of type forking has ended; what it has left behind goes on."""
 
     cause: ExitCause
 
 
 @dataclass(frozen=True, slots=True)
-class GroupEmpty(Report):
-    """The main process was reaped and nobody is left in its process group."""
+class MainChanged(Report):
+    """Another process of the instance is its main one from now on."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadBegun(Report):
+    """It says that it reads its configuration again; `Ready` follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopBegun(Report):
+    """It says that it is about to end by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extended(Report):
+    """It asks for `by_s` seconds from now on for what it does: starting, reloading, running or stopping."""
+
+    by_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LastSign(Report):
+    """The answer to CheckLife: when its last sign of life came."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class WatchdogFired(Report):
+    """It says itself that it has to be ended, as if its watchdog had expired."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HookEnded(Report):
+    """The command of a RunHook, and all that it started, has ended; SPAWN_FAILED when it could not be started."""
+
+    cause: ExitCause
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +166,11 @@ class RestartOrder(Order):
     """Be down, then up; forgets backoff and start limit, unless it is for the sake of others (`fresh` is false)."""
 
     fresh: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadOrder(Order):
+    """Run the commands of exec_reload, if it runs and is not reloading already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +215,14 @@ class Restart:
 
 
 @dataclass(frozen=True, slots=True)
+class ReloadUnit:
+    """Command: have a unit's running instances read their own configuration again, by exec_reload."""
+
+    name: str
+    reason: str = "reload requested"
+
+
+@dataclass(frozen=True, slots=True)
 class StartDefault:
     """Command: start all units that are enabled."""
 
@@ -178,7 +250,7 @@ class Scale:
     instances: int
 
 
-UnitEvent = (
+UnitReport = (
     Spawned
     | Ready
     | SpawnFailed
@@ -187,24 +259,25 @@ UnitEvent = (
     | Unhealthy
     | Exited
     | GroupEmpty
+    | Launched
+    | MainChanged
+    | ReloadBegun
+    | StopBegun
+    | Extended
+    | LastSign
+    | WatchdogFired
+    | HookEnded
     | DeadlineReached
+)
+UnitEvent = (
+    UnitReport
     | StartOrder
     | StopOrder
     | RestartOrder
+    | ReloadOrder
     | DependencyFailed
     | DependenciesReady
     | Redescribed
 )
-Command = Start | Stop | Restart | StartDefault | Reconfigure | Scale | ShutdownRequested
-FleetEvent = (
-    Spawned
-    | Ready
-    | SpawnFailed
-    | SpawnInterrupted
-    | ReadinessLost
-    | Unhealthy
-    | Exited
-    | GroupEmpty
-    | DeadlineReached
-    | Command
-)
+Command = Start | Stop | Restart | ReloadUnit | StartDefault | Reconfigure | Scale | ShutdownRequested
+FleetEvent = UnitReport | Command

@@ -34,7 +34,7 @@ from dataclasses import replace
 from functools import partial
 
 from parsupd.core import graph, groups, start_limit, unit_machine
-from parsupd.core.effects import Alarm, AllDown, Effect, Forgotten, GroupFailed, Shutdown
+from parsupd.core.effects import Alarm, AllDown, Effect, Escalate, Forgotten, GroupFailed, Shutdown
 from parsupd.core.events import (
     DeadlineReached,
     DependenciesReady,
@@ -42,6 +42,8 @@ from parsupd.core.events import (
     FleetEvent,
     Reconfigure,
     Redescribed,
+    ReloadOrder,
+    ReloadUnit,
     Report,
     Restart,
     RestartOrder,
@@ -57,7 +59,7 @@ from parsupd.core.events import (
 from parsupd.core.groups import GroupState
 from parsupd.core.plan import Action, UnitPlan, settings_in_force
 from parsupd.core.roster import NoSuchUnitError, Roster
-from parsupd.core.tally import ALIVE, AT_REST, SERVING, StopLike, Tally, Unit, rearranged, tally_of
+from parsupd.core.tally import ALIVE, AT_REST, HOLDS, SERVING, StopLike, Tally, Unit, rearranged, tally_of
 from parsupd.core.unit_state import UnitState
 from parsupd.core.units import Configuration, Escalation, Failure, GroupSpec, InstanceName, SubState, Target
 
@@ -188,6 +190,9 @@ class Fleet(Roster):
                 self._stop(event.name, event.reason)
             case Restart():
                 self._restart(event.name, event.reason)
+            case ReloadUnit():
+                for instance in self._kept(event.name):
+                    self._step(instance, ReloadOrder(event.reason))
             case Reconfigure():
                 self._reconfigure(event.configuration)
             case Scale():
@@ -278,7 +283,9 @@ class Fleet(Roster):
         self._effects.append(Shutdown(exit_code, reason))
         for name in reversed(self._wiring.order):
             for instance in self._units[name].all_instances:
-                if self._states[instance].sub_state not in AT_REST:
+                state = self._states[instance]
+                undone = state.sub_state is SubState.EXITED and state.spec.has_teardown
+                if undone or state.sub_state not in AT_REST:
                     self._ask(instance, StopOrder(reason))
 
     def _ask_all(
@@ -457,7 +464,7 @@ class Fleet(Roster):
         """Gives out a held order, unless what it ends is needed a little longer."""
         unit = self._units[instance.unit]
         if instance in unit.held:
-            needed = unit.leaving_dependants > 0 and self._states[instance].sub_state in SERVING
+            needed = unit.leaving_dependants > 0 and self._states[instance].sub_state in HOLDS
             if not needed:
                 self._step(instance, unit.held.pop(instance))
 
@@ -484,6 +491,9 @@ class Fleet(Roster):
         self._states[instance] = after
         self._touched.add(instance)
         self._effects.extend(effects)
+        for effect in effects:
+            if isinstance(effect, Escalate):
+                self._shut_down(effect.reason, 1)
         if after.deadline_at is not None and after.deadline_at != before.deadline_at:
             self._arm(after.deadline_at, instance)
         if after.sub_state is not before.sub_state:
@@ -504,7 +514,7 @@ class Fleet(Roster):
         unit = self._units[instance.unit]
         unit.waiting.pop(instance, None)
         self._brake.drop(instance)
-        if instance in unit.held and after.sub_state not in SERVING:
+        if instance in unit.held and after.sub_state not in HOLDS:
             self._todo.append(partial(self._give_out, instance))
         if after.sub_state is SubState.WAITING:  # reviewed after what is held is given out: till then it may not start
             unit.waiting[instance] = None

@@ -29,6 +29,7 @@ from parsupd.core.units import (
     Configuration,
     DaemonSettings,
     Dependency,
+    Hook,
     InstanceName,
     Output,
     OutputKind,
@@ -290,6 +291,9 @@ def shown(key: str, value: Any) -> Any:
             return value.value
         case Output():
             return f"append:{value.path}" if value.kind is OutputKind.APPEND else value.kind.value
+        case Hook():
+            table = {"exec": list(value.exec), "timeout_sec": value.timeout_s, "ignore_failure": value.ignore_failure}
+            return {name: content for name, content in table.items() if content is not None and content is not False}
         case Dependency():
             return f"{value.unit}:completed" if value.completed else value.unit
         case Limit():

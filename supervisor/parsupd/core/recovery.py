@@ -21,6 +21,7 @@ class Found(NamedTuple):
     group: int
     instance: InstanceName | None  # None when its environment does not say it
     generation: int
+    hook: str = ""  # of the unit's own commands: which one
 
 
 class Fate(enum.Enum):

@@ -21,3 +21,8 @@ def admit(starts: tuple[float, ...], now: float, *, burst: int, interval_s: floa
         return ()
     recent = tuple(at for at in starts if now - at < interval_s)
     return None if len(recent) >= burst else (*recent, now)
+
+
+def retry_at(starts: tuple[float, ...], now: float, *, interval_s: float, not_within_s: float) -> float:
+    """When a start may be tried again after one was not admitted: as soon as one would be, but not too soon."""
+    return max(now + not_within_s, min(starts, default=now) + interval_s)

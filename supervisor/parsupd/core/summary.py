@@ -9,11 +9,18 @@ NAMED = 3
 """Instances of a kind that are named; of more, the number must do."""
 
 WORDS = {
+    SubState.UNKILLABLE: "unkillable",
     SubState.BACKOFF: "backing off",
     SubState.FAILED: "failed",
     SubState.KILLING: "being killed",
+    SubState.ABORTING: "being aborted",
+    SubState.STOP_POST: "stopping (exec_stop_post)",
     SubState.STOPPING: "stopping",
+    SubState.EXEC_STOP: "stopping (exec_stop)",
+    SubState.START_PRE: "starting (exec_start_pre)",
     SubState.STARTING: "starting",
+    SubState.START_POST: "starting (exec_start_post)",
+    SubState.RELOADING: "reloading",
     SubState.WAITING: "waiting",
     SubState.RUNNING: "ready",
     SubState.EXITED: "done",
@@ -22,6 +29,9 @@ WORDS = {
 """How each state is said, the worst first."""
 CALM = frozenset({SubState.RUNNING, SubState.EXITED, SubState.DEAD})
 """States of which the number is enough."""
+
+
+STARTS = frozenset({SubState.START_PRE, SubState.STARTING, SubState.START_POST})
 
 
 def summary(statuses: Iterable[InstanceStatus]) -> str:
@@ -46,4 +56,4 @@ def is_started(statuses: Iterable[InstanceStatus]) -> bool:
 
     What waits while nothing starts, waits for something that backs off or has ended: that can take for ever.
     """
-    return not any(status.target is Target.UP and status.sub_state is SubState.STARTING for status in statuses)
+    return not any(status.target is Target.UP and status.sub_state in STARTS for status in statuses)

@@ -14,7 +14,11 @@ from parsupd.core.units import InstanceName, SubState, Target, UnitSpec
 
 ALIVE = frozenset(SubState) - {SubState.DEAD, SubState.EXITED, SubState.FAILED}
 AT_REST = frozenset(SubState) - ALIVE
-SERVING = frozenset({SubState.STARTING, SubState.RUNNING})  # what a stop must be held back from, for dependants' sake
+UP = frozenset({SubState.RUNNING, SubState.RELOADING, SubState.EXITED})  # what others wait for
+SERVING = frozenset(
+    {SubState.START_PRE, SubState.STARTING, SubState.START_POST, SubState.RUNNING, SubState.RELOADING}
+)  # what a stop must be held back from, for dependants' sake
+HOLDS = SERVING | {SubState.EXITED}  # what is ended only when its dependants are down
 
 StopLike = StopOrder | RestartOrder | DependencyFailed
 
@@ -89,8 +93,11 @@ def rearranged(units: Mapping[str, Unit], specs: Mapping[str, UnitSpec]) -> dict
 def tally_of(state: UnitState, held: StopLike | None) -> Tally:
     """What one instance adds to the tally of its unit."""
     wanted = state.target is Target.UP and (held is None or isinstance(held, RestartOrder))
-    alive = state.sub_state not in AT_REST
-    ready = wanted and held is None and state.sub_state in {SubState.RUNNING, SubState.EXITED}
+    # What cannot be killed is alive, but nobody can wait for its end. What a oneshot has brought about is undone first.
+    alive = state.sub_state in ALIVE - {SubState.UNKILLABLE} or (
+        state.sub_state is SubState.EXITED and held is not None
+    )
+    ready = wanted and held is None and state.sub_state in UP
     broken = wanted and state.sub_state in {SubState.DEAD, SubState.FAILED}
     asked = held is not None or state.target is Target.DOWN
     asked = asked or (state.run is not None and state.run.ending is not Ending.ITSELF)

@@ -27,22 +27,34 @@ from parsupd.core.readers import (
     whole,
 )
 from parsupd.core.units import (
+    SIGNAL_NAMES,
     SIGNALS,
     Dependency,
     Escalation,
+    ExitStatus,
     GroupStrategy,
+    Hook,
+    KillMode,
     ListenAddress,
     LogFormat,
+    NotifyAccess,
     Output,
     OutputKind,
     RestartPolicy,
+    StartLimitAction,
     UnitSpec,
     UnitType,
 )
 
 UNIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 WORKER_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+MIN_WATCHDOG_S = 0.1
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def field_of(key: str) -> str:
+    """The name of a key's field in `UnitSpec` or `DaemonSettings`."""
+    return key.removesuffix("_sec") + "_s" if key.endswith("_sec") else key
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +106,52 @@ def signal(value: Any) -> int:
     if name not in SIGNALS:
         raise BadValueError(f"must be the name of a signal, not {value!r}{did_you_mean(name, SIGNALS)}")
     return SIGNALS[name]
+
+
+def exit_status(value: Any) -> ExitStatus:
+    """Reads an exit code, or the name of a signal as `signal` does."""
+    if isinstance(value, str):
+        return SIGNAL_NAMES[signal(value)]
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 255:
+        raise BadValueError(f"must be an exit code from 0 to 255, or the name of a signal, not {value!r}")
+    return value
+
+
+HOOK_KEYS: dict[str, Reader] = {"exec": command, "timeout_sec": seconds(endless=True), "ignore_failure": boolean}
+
+
+def hooks(value: Any) -> tuple[Hook, ...]:
+    """Reads one command, an array of strings; or several, an array of tables with `exec` and perhaps more keys."""
+    if not isinstance(value, list):
+        raise BadValueError(f"must be an array of strings (a command) or of tables (commands), not {value!r}")
+    if not any(isinstance(element, dict) for element in value):
+        return (Hook(command(value)),)
+    return tuple(_hook(element, f"[{index}]") for index, element in enumerate(value))
+
+
+def _hook(table: Any, place: str) -> Hook:
+    if not isinstance(table, dict):
+        raise BadValueError(f"must be a table with `exec`, as its neighbours are, not {table!r}", place)
+    values = {}
+    for key, value in table.items():
+        reader = HOOK_KEYS.get(key)
+        if reader is None:
+            raise BadValueError(f"has an unknown key {key!r}{did_you_mean(key, HOOK_KEYS)}", place)
+        try:
+            values[field_of(key)] = reader(value)
+        except BadValueError as error:
+            raise BadValueError(str(error), f"{place}.{key}{error.below}") from None
+    if "exec" not in values:
+        raise BadValueError("needs the key 'exec'", place)
+    return Hook(**values)
+
+
+def watchdog(value: Any) -> float:
+    """Reads a time that cannot be 0, since nobody gives a sign of life within no time at all."""
+    found: float = seconds(endless=True)(value)
+    if found < MIN_WATCHDOG_S:
+        raise BadValueError(f"must be {MIN_WATCHDOG_S:g} or more, or inf, not {value!r}")
+    return found
 
 
 def output(value: Any) -> Output:
@@ -169,9 +227,26 @@ UNIT_KEYS: dict[str, Reader] = {
     "restart_reset_after_sec": Live(seconds()),
     "start_limit_burst": Live(whole(0, 10_000)),
     "start_limit_interval_sec": Live(seconds()),
+    "start_limit_action": Live(choice(StartLimitAction)),
+    "success_exit_status": Live(several(exit_status)),
+    "restart_prevent_exit_status": Live(several(exit_status)),
+    "restart_force_exit_status": Live(several(exit_status)),
+    "remain_after_exit": Live(boolean),
+    "runtime_max_sec": Live(seconds(endless=True)),
+    "runtime_max_spread_sec": Live(seconds()),
+    "watchdog_sec": watchdog,
+    "notify_access": Live(choice(NotifyAccess)),
+    "pid_file": filled,
+    "exec_start_pre": Live(hooks),
+    "exec_start_post": Live(hooks),
+    "exec_reload": Live(hooks),
+    "exec_stop": Live(hooks),
+    "exec_stop_post": Live(hooks),
     "timeout_start_sec": Live(seconds(endless=True)),
     "timeout_stop_sec": Live(seconds(endless=True)),
     "kill_signal": Live(signal),
+    "kill_mode": Live(choice(KillMode)),
+    "send_sigkill": Live(boolean),
     "stdout": output,
     "stderr": output,
     "log_format": Live(one_of(*LOG_FORMATS)),
@@ -213,15 +288,17 @@ ONLY_FOR = {
     "worker": {UnitType.WORKER},
     "python": {UnitType.WORKER},
     "init": {UnitType.WORKER},
-    "exec": {UnitType.SIMPLE, UnitType.ONESHOT},
-    "sockets": {UnitType.SIMPLE},
+    "exec": set(UnitType) - {UnitType.WORKER},
+    "sockets": {UnitType.SIMPLE, UnitType.NOTIFY},
+    "remain_after_exit": {UnitType.ONESHOT},
+    "runtime_max_sec": set(UnitType) - {UnitType.ONESHOT},
+    "runtime_max_spread_sec": set(UnitType) - {UnitType.ONESHOT},
+    "watchdog_sec": set(UnitType) - {UnitType.ONESHOT},
+    "notify_access": {UnitType.SIMPLE, UnitType.NOTIFY, UnitType.FORKING},
+    "pid_file": {UnitType.FORKING},
+    "exec_reload": set(UnitType) - {UnitType.ONESHOT},
 }
-NEEDED = {UnitType.WORKER: "worker", UnitType.SIMPLE: "exec", UnitType.ONESHOT: "exec"}
-
-
-def field_of(key: str) -> str:
-    """The name of a key's field in `UnitSpec` or `DaemonSettings`."""
-    return key.removesuffix("_sec") + "_s" if key.endswith("_sec") else key
+NEEDED = {each: "worker" if each is UnitType.WORKER else "exec" for each in UnitType}
 
 
 def live_part(old: UnitSpec, new: UnitSpec) -> UnitSpec:

@@ -31,8 +31,17 @@ class Run(msgspec.Struct, frozen=True):
     ending: Ending = Ending.ITSELF
     ending_reason: str = ""
     verdict: ExitCause | None = None  # why we ended it: timeout, watchdog, failed spawn
+    symptom: bool = False  # the verdict may only show what the exit of the main process will explain
     exit: ExitCause | None = None  # how its main process ended
+    empty: bool = False  # no process of it is left, or has come to be; its commands do not count
+    hook: int | None = None  # of the stage's commands, the one that runs
+    wound_up: bool = False  # exec_stop_post is done
+    reload_told: bool = False  # it has said that it reloads, and not yet that it is ready
+    watchdog_at: float | None = None  # when its signs of life are looked at
+    over_at: float | None = None  # when it has run long enough
+    reload_until: float | None = None
     lines: tuple[str, ...] = ()
+    stack: tuple[str, ...] = ()
 
 
 class StoryEntry(NamedTuple):

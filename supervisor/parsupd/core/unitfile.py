@@ -368,6 +368,8 @@ def _fill_in(file: _File, values: dict[str, Any]) -> None:
             "-" * path.startswith("-") + resolve(file.path, path.removeprefix("-"))
             for path in values["environment_file"]
         )
+    if "pid_file" in values:
+        values["pid_file"] = resolve(file.path, values["pid_file"])
     if values.get("working_directory", "~") != "~":
         values["working_directory"] = resolve(file.path, values["working_directory"])
     if "/" in values.get("python", ""):  # a bare name is looked up in PATH
@@ -404,7 +406,7 @@ def _check_dependencies(found: _Found) -> None:
         before[name] += earlier.get(name, ())
         for key, named in edges.items():
             for index, edge in enumerate(named):
-                message = _bad_edge(found, edge)
+                message = _bad_edge(found, edge, key)
                 if key == "conflicts" and edge.unit == name:
                     message = "a unit cannot conflict with itself"
                 if message:
@@ -482,10 +484,12 @@ def _check_conflicts(found: _Found) -> None:
                 found.files[name].complain(("unit", name, "conflicts"), message, f"[{index}]")
 
 
-def _bad_edge(found: _Found, edge: Dependency) -> str:
+def _bad_edge(found: _Found, edge: Dependency, key: str) -> str:
     if edge.unit not in found.edges:
         return f"there is no unit {edge.unit!r}{did_you_mean(edge.unit, found.edges)}"
     other = found.units.get(edge.unit)  # None when that unit has errors of its own
     if edge.completed and other is not None and other.type is not UnitType.ONESHOT:
         return f"only a oneshot is ever completed, and {edge.unit!r} is of type {other.type.value}"
+    if key == "requires" and other is not None and not other.remain_after_exit:
+        return f"{edge.unit!r} does not stay active after it has exited: name it in `wants` or `after`"
     return ""

@@ -1,6 +1,7 @@
 """The words of the supervisor: what a unit is, which states it has, how a process ended. Layer 0: values only."""
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
@@ -22,6 +23,7 @@ SIGNALS = {
 SIGNAL_NAMES = {number: name for name, number in SIGNALS.items()}
 SIGKILL = SIGNALS["SIGKILL"]
 SIGTERM = SIGNALS["SIGTERM"]
+SIGABRT = SIGNALS["SIGABRT"]
 
 
 class UnitType(enum.Enum):
@@ -29,6 +31,8 @@ class UnitType(enum.Enum):
 
     WORKER = "worker"  # a workerlib worker: ready when it says so
     SIMPLE = "simple"  # a program: ready when exec succeeded
+    NOTIFY = "notify"  # a program that says on NOTIFY_SOCKET when it is ready
+    FORKING = "forking"  # a program that ends when the daemon that it has left behind is ready
     ONESHOT = "oneshot"  # a program that does its work and ends: ready when it has exited with 0
 
 
@@ -41,6 +45,39 @@ class RestartPolicy(enum.Enum):
     ON_ABNORMAL = "on-abnormal"
     ON_WATCHDOG = "on-watchdog"
     ALWAYS = "always"
+
+
+class StartLimitAction(enum.Enum):
+    """What follows when a unit has been started too often."""
+
+    FAIL = "fail"
+    SLOW_RETRY = "slow-retry"  # tried again when the window is over, and not before the longest delay
+    EXIT = "exit"  # everything stops, and parsupd exits with 1
+
+
+class NotifyAccess(enum.Enum):
+    """Whose messages on a unit's NOTIFY_SOCKET count."""
+
+    MAIN = "main"
+    ALL = "all"  # any process of the unit
+
+
+class KillMode(enum.Enum):
+    """Who gets the signals of a stop."""
+
+    GROUP = "group"  # all processes of the unit
+    MIXED = "mixed"  # the main process, and all others SIGKILL when it has ended
+    PROCESS = "process"  # the main process alone; others are left to themselves
+
+
+class HookStage(enum.Enum):
+    """When a unit's own commands are run; the value is their key."""
+
+    START_PRE = "exec_start_pre"
+    START_POST = "exec_start_post"
+    RELOAD = "exec_reload"
+    STOP = "exec_stop"
+    STOP_POST = "exec_stop_post"
 
 
 class Target(enum.Enum):
@@ -65,11 +102,18 @@ class SubState(enum.Enum):
 
     DEAD = "dead"  # not started, stopped by request, or ended cleanly
     WAITING = "waiting"  # to be started as soon as its dependencies are ready
+    START_PRE = "start-pre"  # exec_start_pre runs
     STARTING = "starting"  # being spawned, or spawned and not ready; a oneshot that does its work
+    START_POST = "start-post"  # exec_start_post runs
     RUNNING = "running"  # ready
+    RELOADING = "reloading"  # ready, and reading its configuration again: exec_reload runs, or it has said so
     EXITED = "exited"  # a oneshot that is done: it is `completed`, and stays so until it is stopped
+    ABORTING = "aborting"  # the watchdog has expired: SIGABRT sent, so that it leaves a dump of its stacks
+    EXEC_STOP = "exec-stop"  # exec_stop runs
     STOPPING = "stopping"  # stop signal sent (or spawn cancelled); waits until the process group is empty
     KILLING = "killing"  # SIGKILL sent; waits until the process group is empty
+    UNKILLABLE = "unkillable"  # SIGKILL was of no use: waits until the process group is empty, however long that takes
+    STOP_POST = "stop-post"  # nothing of it is left, and exec_stop_post runs
     BACKOFF = "backoff"  # will be started again at its deadline
     FAILED = "failed"  # ended, and the policy, the start limit or a dependency forbids another start
 
@@ -79,11 +123,18 @@ class SubState(enum.Enum):
 ACTIVE_STATE = {
     SubState.DEAD: ActiveState.INACTIVE,
     SubState.WAITING: ActiveState.ACTIVATING,
+    SubState.START_PRE: ActiveState.ACTIVATING,
     SubState.STARTING: ActiveState.ACTIVATING,
+    SubState.START_POST: ActiveState.ACTIVATING,
     SubState.RUNNING: ActiveState.ACTIVE,
+    SubState.RELOADING: ActiveState.ACTIVE,
     SubState.EXITED: ActiveState.ACTIVE,
+    SubState.ABORTING: ActiveState.DEACTIVATING,
+    SubState.EXEC_STOP: ActiveState.DEACTIVATING,
     SubState.STOPPING: ActiveState.DEACTIVATING,
     SubState.KILLING: ActiveState.DEACTIVATING,
+    SubState.UNKILLABLE: ActiveState.DEACTIVATING,
+    SubState.STOP_POST: ActiveState.DEACTIVATING,
     SubState.BACKOFF: ActiveState.ACTIVATING,
     SubState.FAILED: ActiveState.FAILED,
 }
@@ -242,6 +293,18 @@ class Dependency(NamedTuple):
     completed: bool = False
 
 
+class Hook(NamedTuple):
+    """A command that a unit's file wants run at some stage."""
+
+    exec: tuple[str, ...]
+    timeout_s: float | None = None  # None: that of the stage
+    ignore_failure: bool = False
+
+
+ExitStatus = int | str
+"""An exit code, or the name of a signal."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitSpec(Attributes):
     """One unit as its file describes it, checked. Durations in seconds; `inf` where a timeout may be switched off."""
@@ -272,9 +335,26 @@ class UnitSpec(Attributes):
     restart_reset_after_s: float = 60.0
     start_limit_burst: int = 5
     start_limit_interval_s: float = 10.0
+    start_limit_action: StartLimitAction = StartLimitAction.FAIL
+    success_exit_status: tuple[ExitStatus, ...] = ()  # besides 0 and the clean signals
+    restart_prevent_exit_status: tuple[ExitStatus, ...] = ()
+    restart_force_exit_status: tuple[ExitStatus, ...] = ()
+    remain_after_exit: bool = True  # of a oneshot
+    runtime_max_s: float = math.inf
+    runtime_max_spread_s: float = 0.0
+    watchdog_s: float = math.inf  # within which a sign of life must come
+    notify_access: NotifyAccess = NotifyAccess.MAIN
+    pid_file: str = ""  # of type forking; empty: its main process is the one that is left
+    exec_start_pre: tuple[Hook, ...] = ()
+    exec_start_post: tuple[Hook, ...] = ()
+    exec_reload: tuple[Hook, ...] = ()
+    exec_stop: tuple[Hook, ...] = ()
+    exec_stop_post: tuple[Hook, ...] = ()
     timeout_start_s: float = 30.0
     timeout_stop_s: float = 10.0
     kill_signal: int = SIGTERM
+    kill_mode: KillMode = KillMode.GROUP
+    send_sigkill: bool = True
     stdout: Output = Output(OutputKind.JOURNAL)
     stderr: Output = Output(OutputKind.JOURNAL)
     log_format: str = KEPT.form
@@ -289,6 +369,21 @@ class UnitSpec(Attributes):
     sockets: tuple[ListenAddress, ...] = ()  # opened once, and passed to each process of all instances
     working_directory: str = ""  # empty: the executor's choice
     umask: int | None = None  # None: that of parsupd
+
+    def hooks(self, stage: HookStage) -> tuple[Hook, ...]:
+        """The commands of a stage."""
+        found: tuple[Hook, ...] = getattr(self, stage.value)
+        return found
+
+    @property
+    def has_teardown(self) -> bool:
+        """Whether a oneshot that is done has something to be undone."""
+        return bool(self.exec_stop or self.exec_stop_post)
+
+    @property
+    def listens_for_notices(self) -> bool:
+        """Whether its processes are given a NOTIFY_SOCKET."""
+        return self.type is UnitType.NOTIFY or self.watchdog_s != math.inf
 
     @property
     def order(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ STATES = ("active", "inactive", "failed", "activating", "deactivating")
 Infos = list[dict[str, Any]]
 
 
-def _report(found: Infos, as_json: bool) -> None:
+def report(found: Infos, as_json: bool) -> None:
     if as_json:
         output.as_json(found)
         return
@@ -68,7 +68,7 @@ def start(context: click.Context, units: Sequence[str], no_wait: bool, timeout_s
     """
     with patient(context, timeout_s, "parsupd goes on starting them") as connection:
         found: Infos = connection.call("start", list(units), wait=not no_wait, timeout_s=timeout_s)
-    _report(found, as_json)
+    report(found, as_json)
     if not no_wait:
         check_up(found)
 
@@ -91,7 +91,7 @@ def stop(context: click.Context, units: Sequence[str], no_wait: bool, timeout_s:
     """
     with patient(context, timeout_s, "parsupd goes on stopping them") as connection:
         found: Infos = connection.call("stop", list(units), wait=not no_wait, timeout_s=timeout_s)
-    _report(found, as_json)
+    report(found, as_json)
 
 
 @click.command(short_help="Stop and start units.")
@@ -139,7 +139,7 @@ def restart(
         raise click.UsageError("--surge needs --rolling")
     with patient(context, timeout_s, "parsupd goes on restarting them") as connection:
         found: Infos = connection.call("restart", list(units), wait=not no_wait, timeout_s=timeout_s)
-    _report(found, as_json)
+    report(found, as_json)
     if not no_wait:
         check_up(found)
 
@@ -150,7 +150,7 @@ def _roll(context: click.Context, units: Sequence[str], surge: int, timeout_s: f
     if as_json:
         output.as_json(done)
     else:
-        _report([info for info in done["instances"] if info["name"] in done["restarted"]], as_json)
+        report([info for info in done["instances"] if info["name"] in done["restarted"]], as_json)
     if done["failed"]:
         name, left = done["failed"]["name"], ", ".join(done["left"]) or "none"
         lines = [f"{name} did not come up: {done['failed']['reason']}", f"stopped there; not touched: {left}"]
@@ -176,7 +176,7 @@ def wait(context: click.Context, units: Sequence[str], state: str, timeout_s: fl
     """
     with patient(context, timeout_s, "nothing else was changed") as connection:
         found: Infos = connection.call("wait", list(units), state=state, timeout_s=timeout_s)
-    _report(found, as_json)
+    report(found, as_json)
 
 
 @click.command(short_help="Stop everything.")

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from parsupd.ctl import output, render
-from parsupd.ctl.acting import check_up, json_option, no_wait_option, timeout_option
+from parsupd.ctl.acting import check_up, json_option, no_wait_option, report, timeout_option
 from parsupd.ctl.client import complete_unit, daemon, patient
 from parsupd.ctl.reading import answer_option
 
@@ -76,13 +76,16 @@ def apply(context: click.Context, plan_id: str, no_wait: bool, timeout_s: float 
     _report(done, as_json, no_wait)
 
 
-@click.command(short_help="Read the configuration again.")
+@click.command(short_help="Read the configuration again; or have units read theirs.")
+@click.argument("units", nargs=-1, metavar="[UNIT]...", shell_complete=complete_unit)
 @no_wait_option
 @timeout_option
 @json_option
 @click.pass_context
-def reload(context: click.Context, no_wait: bool, timeout_s: float | None, as_json: bool) -> None:
+def reload(context: click.Context, units: Sequence[str], no_wait: bool, timeout_s: float | None, as_json: bool) -> None:
     """Read the configuration again and change only what differs; wait until that is up, or gone.
+
+    With UNITs, those that run read their own configuration again instead, by the commands of their exec_reload.
 
     Exit status 1 for a broken configuration, which changes nothing, with the place of each mistake; and when a unit
     that was to come up has failed instead, or was not ready within --timeout.
@@ -91,7 +94,13 @@ def reload(context: click.Context, no_wait: bool, timeout_s: float | None, as_js
     Examples:
       parsupctl reload
       parsupctl reload --no-wait
+      parsupctl reload nginx
     """
+    if units:
+        with patient(context, timeout_s, "parsupd goes on with it") as connection:
+            found = connection.call("reload_units", list(units), wait=not no_wait, timeout_s=timeout_s)
+        report(found, as_json)
+        return
     with patient(context, timeout_s, "parsupd goes on with the change") as connection:
         done: dict[str, Any] = connection.call("reload", wait=not no_wait, timeout_s=timeout_s)
     _report(done, as_json, no_wait)

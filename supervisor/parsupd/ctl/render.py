@@ -12,7 +12,7 @@ Info = Mapping[str, Any]
 Paint = Callable[[str, str], str]
 """Colours a text by a name of `COLOURS`, or leaves it as it is."""
 
-KEYS = ("name", "unit", "type", "state", "sub_state", "pid", "generation", "restarts", "since", "uri")
+KEYS = ("name", "unit", "type", "state", "sub_state", "pid", "generation", "restarts", "since", "uri", "status_text")
 """The keys of `list --json`: promised to scripts."""
 
 COLOURS = {"active": "green", "failed": "red", "activating": "yellow", "deactivating": "yellow", "inactive": "white"}
@@ -97,6 +97,7 @@ def status(info: Info, now: float, paint: Paint = plain) -> str:
         ("Main PID", str(info["pid"] or "")),
         ("Run", f"{info['generation']} ({plural(info['restarts'], 'restart')})" if info["generation"] else ""),
         ("URI", info["uri"]),
+        ("Status", info["status_text"]),
     ]
     shown = [f"{label:>10}: {value}" for label, value in lines if value]
     return "\n".join([f"{paint(DOTS.get(colour, '●'), colour)} {title}", *shown])

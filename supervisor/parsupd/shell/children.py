@@ -4,6 +4,9 @@ The daemon is child subreaper: whatever its children leave behind becomes its ch
 one place that waits, `waitid(P_ALL)`, so no exit is ever missed or taken twice; a pid belongs to its process until
 then, since nobody else reaps it.
 
+What leaves its process group (a daemon does) still counts: it is found among the orphans by the tag in its environment,
+and among the descendants of those that are known.
+
 Processes that an earlier parsupd started are nobody's children here: they are taken over by a pidfd that was opened
 while pid and start time were known to be theirs. Whoever reaps them, their exit status is read when the pidfd tells.
 """
@@ -22,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from parsupd.core.attributes import Limit
+from parsupd.shell.leftovers import Tag, tag_of, tagged
 from parsupd.shell.preparing import Preparation, Step, limit_step
 from workerlib.core.daemonizing import ExitCause as Exit
 from workerlib.shell import process
@@ -32,7 +36,7 @@ FIRST_FD = 3
 
 @dataclass(eq=False, slots=True)
 class Child:
-    """The main process of one incarnation, and its process group."""
+    """The main process of one incarnation, and all others of it."""
 
     pid: int
     group: int
@@ -40,12 +44,21 @@ class Child:
     """Done when it has ended: how, or None when nobody can tell."""
     group_empty: "asyncio.Future[None]"
     popen: "subprocess.Popen[bytes] | None" = None
+    adopted: bool = False
+    """Whether an earlier daemon has started it: then its orphans are not this one's children."""
     started: int = 0
     """Start time of the main process, in clock ticks since boot."""
     pidfd: int = -1
     """The main process, when it is no child of the daemon."""
     members: dict[int, int] = field(default_factory=dict)
-    """Processes of the group that outlived the main one: pid -> pidfd, while they are waited for."""
+    """Others that are waited for: pid -> pidfd. Those of the group once the main one has ended, those outside it since
+    they are known."""
+    tag: Tag | None = None
+    """By which those that have left the group are known; None: they do not count."""
+    groups: set[int] = field(default_factory=set)
+    """Its process groups: the one it was started in, and those of later main processes."""
+    signalled: int = 0
+    """The last signal that was to end all of it: who is found later gets it, too."""
 
 
 class Children:
@@ -54,6 +67,8 @@ class Children:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._children: dict[int, Child] = {}
+        self._former: dict[int, Child] = {}  # main processes that others have succeeded, until they are reaped
+        self._orphans: dict[int, Tag | None] = {}
         self._strangers: set[Child] = set()
         self._files = Limit(*resource.getrlimit(resource.RLIMIT_NOFILE))
         # A thousand units take more descriptors than the usual soft limit of 1024; units get the old limit back.
@@ -73,6 +88,7 @@ class Children:
         stderr: int,
         listen_fds: Sequence[int] = (),
         steps: Sequence[Step] = (),
+        tag: Tag | None = None,
     ) -> Child:
         """Starts a program in its own session and process group. Blocks for a vfork and exec, about 0.5 ms.
 
@@ -113,18 +129,21 @@ class Children:
         if not prepared:
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(popen.pid, resource.RLIMIT_NOFILE, self._files)
-        return self._add(popen.pid, popen.pid, popen)
+        return self._add(popen.pid, popen.pid, popen, tag)
 
-    def adopt(self, pid: int) -> Child:
+    def adopt(self, pid: int, tag: Tag | None = None) -> Child:
         """Takes over a process that is, or will be, re-parented to the daemon; it must not have been reaped yet."""
-        return self._add(pid, os.getpgid(pid), None)
+        self._orphans.pop(pid, None)
+        return self._add(pid, os.getpgid(pid), None, tag)
 
-    def take_over(self, pid: int, started: int, group: int, pidfd: int | None = None) -> Child:
+    def take_over(self, pid: int, started: int, group: int, pidfd: int | None = None, tag: Tag | None = None) -> Child:
         """Takes over a process of an earlier daemon, or what is left of its group when it has ended meanwhile.
 
         `pidfd`, if there is one of it, becomes this object's.
         """
-        child = Child(pid, group, self._loop.create_future(), self._loop.create_future(), started=started)
+        child = Child(pid, group, self._loop.create_future(), self._loop.create_future(), started=started, tag=tag)
+        child.groups.add(group)
+        child.adopted = True
         cause: Exit | None = None
         try:
             child.pidfd = os.pidfd_open(pid) if pidfd is None else pidfd
@@ -144,7 +163,8 @@ class Children:
 
     def _stranger_gone(self, child: Child) -> None:
         self._loop.remove_reader(child.pidfd)
-        child.exited.set_result(process.strangers_exit_cause(child.pid, child.started, child.pidfd))
+        if not child.exited.done():  # else it had become an orphan, and was reaped here
+            child.exited.set_result(process.strangers_exit_cause(child.pid, child.started, child.pidfd))
         self._check_group(child)
 
     def _drop_pidfd(self, child: Child) -> None:
@@ -154,8 +174,9 @@ class Children:
             os.close(child.pidfd)
             child.pidfd = -1
 
-    def _add(self, pid: int, group: int, popen: "subprocess.Popen[bytes] | None") -> Child:
-        child = Child(pid, group, self._loop.create_future(), self._loop.create_future(), popen)
+    def _add(self, pid: int, group: int, popen: "subprocess.Popen[bytes] | None", tag: Tag | None = None) -> Child:
+        child = Child(pid, group, self._loop.create_future(), self._loop.create_future(), popen, tag=tag)
+        child.groups.add(group)
         child.started = process.start_time(pid)
         self._children[pid] = child
         return child
@@ -177,9 +198,16 @@ class Children:
     def _reap(self) -> None:
         """Takes every exit that is there; then looks at the groups that somebody may have left."""
         for gone in process.reap():
+            self._orphans.pop(gone.pid, None)
             child = self._children.pop(gone.pid, None)
-            if child is None:
-                continue  # an orphan that was re-parented to the daemon
+            if child is None:  # an orphan that was re-parented to the daemon
+                former = self._former.pop(gone.pid, None)
+                if former is not None and former.popen is not None:
+                    former.popen.returncode = gone.cause.status
+                for stranger in self._strangers:
+                    if stranger.pid == gone.pid and not stranger.exited.done():
+                        stranger.exited.set_result(gone.cause)
+                continue
             if child.popen is not None:
                 child.popen.returncode = gone.cause.status  # Popen's destructor shall not wait for this pid
             if not child.exited.done():
@@ -188,21 +216,28 @@ class Children:
 
     def _check_group(self, child: Child) -> None:
         """Completes `group_empty`, or waits for those that are left, each by its pidfd, without polling."""
-        if child.group_empty.done():
+        if child.group_empty.done() or not child.exited.done():
             return
-        left = process.group_members(child.group) if _group_exists(child.group) else frozenset()
+        inside = frozenset[int]().union(*(process.group_members(group) for group in child.groups if _exists(group)))
+        left = inside | self._outside(child, inside)
         for pid in child.members.keys() - left:
             self._drop_member(child, pid)
         for pid in left - child.members.keys():
-            try:
-                pidfd = os.pidfd_open(pid)
-            except ProcessLookupError:
-                continue
-            child.members[pid] = pidfd
-            self._loop.add_reader(pidfd, self._member_gone, child, pid)
+            self._add_member(child, pid, signum=0 if pid in inside else child.signalled)
         if not child.members:
             self._drop_pidfd(child)
             child.group_empty.set_result(None)
+
+    def _add_member(self, child: Child, pid: int, *, signum: int) -> None:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        child.members[pid] = pidfd
+        self._loop.add_reader(pidfd, self._member_gone, child, pid)
+        if signum:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signum)
 
     def _member_gone(self, child: Child, pid: int) -> None:
         self._drop_member(child, pid)
@@ -213,40 +248,119 @@ class Children:
         self._loop.remove_reader(pidfd)
         os.close(pidfd)
 
-    def signal_group(self, child: Child, signum: int) -> None:
-        """Sends a signal to the process group; nothing when it is empty."""
-        if child.group_empty.done() or not self._is_known(child):
-            return
-        try:
-            os.killpg(child.group, signum)
-        except ProcessLookupError:
-            # Nobody is told when a process leaves its group for one of its own: those that are watched may have.
-            if child.exited.done():
-                self._check_group(child)
+    # Those that have left their group
 
-    def signal_main(self, child: Child, signum: int) -> bool:
+    def _outside(self, child: Child, inside: frozenset[int] = frozenset()) -> frozenset[int]:
+        """Living processes of the child's unit that are in none of its groups."""
+        if child.tag is None:
+            return frozenset()
+        if child.adopted:
+            roots = tagged(child.tag)
+        else:
+            mine = process.children() - self._children.keys()
+            self._orphans = {pid: self._orphans[pid] if pid in self._orphans else tag_of(pid) for pid in mine}
+            roots = frozenset(pid for pid, tag in self._orphans.items() if tag == child.tag)
+        if not child.exited.done():
+            roots |= {child.pid}
+        found = roots | process.descendants(roots | inside)
+        known = inside | {child.pid} | self._children.keys()
+        return frozenset(pid for pid in found - known if process.is_alive(pid) and _group_of(pid) not in child.groups)
+
+    def owns(self, child: Child, pid: int) -> bool:
+        """Whether a living process is one of the child's unit."""
+        if (pid == child.pid and not child.exited.done()) or pid in child.members:
+            return True
+        return _group_of(pid) in child.groups or (child.tag is not None and tag_of(pid) == child.tag)
+
+    def roots(self, child: Child) -> list[int]:
+        """Of those that the main process has left behind, the ones that have no living parent among them."""
+        return [pid for pid in sorted(child.members) if _parent_of(pid) not in child.members]
+
+    def succeed(self, child: Child, pid: int) -> bool:
+        """Makes another process of the unit its main one: `child.exited` is a new future from then on.
+
+        Returns False when it is none of the unit's, or has gone.
+        """
+        if not self.owns(child, pid):
+            return False
+        try:
+            pidfd = os.pidfd_open(pid)
+            started, group = process.start_time(pid), os.getpgid(pid)
+        except ProcessLookupError:
+            return False
+        if pid in child.members:
+            self._drop_member(child, pid)
+        if self._children.get(child.pid) is child:
+            del self._children[child.pid]
+            self._former[child.pid] = Child(child.pid, child.group, child.exited, child.group_empty, child.popen)
+        self._drop_pidfd(child)
+        child.pid, child.started, child.popen = pid, started, None
+        if group != os.getpgrp():
+            child.group = group
+            child.groups.add(group)
+        child.exited = self._loop.create_future()
+        if pid in process.children():
+            os.close(pidfd)
+            self._orphans.pop(pid, None)
+            self._children[pid] = child
+        else:
+            child.pidfd = pidfd
+            self._strangers.add(child)
+            self._loop.add_reader(pidfd, self._stranger_gone, child)
+        return True
+
+    # Signals
+
+    def signal_all(self, child: Child, signum: int, *, resume: bool = False) -> None:
+        """Sends a signal to all processes of the child's unit; nothing when there is none.
+
+        With `resume`, as at a stop, SIGCONT follows: a process that is stopped would not see the other one.
+        """
+        if child.group_empty.done():
+            return
+        if resume or signum == signal.SIGKILL:
+            child.signalled = signum
+        signals = (signum, signal.SIGCONT) if resume and signum != signal.SIGKILL else (signum,)
+        for group in child.groups:
+            if self._is_known(child, group):
+                with contextlib.suppress(ProcessLookupError):
+                    for one in signals:
+                        os.killpg(group, one)
+        for pid in self._outside(child) - child.members.keys():
+            self._add_member(child, pid, signum=0)
+        for pid, pidfd in child.members.items():
+            if child.tag is not None and _group_of(pid) not in child.groups:
+                with contextlib.suppress(ProcessLookupError):
+                    for one in signals:
+                        signal.pidfd_send_signal(pidfd, one)
+        # Nobody is told when a process leaves its group for one of its own: those that are watched may have.
+        self._check_group(child)
+
+    def signal_main(self, child: Child, signum: int, *, resume: bool = False) -> bool:
         """Sends a signal to the main process alone; whether it is there."""
         if child.exited.done():
             return False
         with contextlib.suppress(ProcessLookupError):
-            if child.pidfd >= 0:
-                signal.pidfd_send_signal(child.pidfd, signum)
-            else:
-                os.kill(child.pid, signum)  # our own child, not reaped: the pid is its own
+            for one in (signum, signal.SIGCONT) if resume and signum != signal.SIGKILL else (signum,):
+                if child.pidfd >= 0:
+                    signal.pidfd_send_signal(child.pidfd, one)
+                else:
+                    os.kill(child.pid, one)  # our own child, not reaped: the pid is its own
         return True
 
     @staticmethod
-    def _is_known(child: Child) -> bool:
+    def _is_known(child: Child, group: int) -> bool:
         """Whether the number of the group is certainly its own: a process of it is not reaped yet.
 
         Of our own children that is so until we reap them, and then those that are left are watched.
         """
-        if child.pidfd < 0 and not child.exited.done():
+        if child.pidfd < 0 and not child.exited.done() and _group_of(child.pid) == group:
             return True
-        for pidfd in (child.pidfd, *child.members.values()):
-            with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(pidfd, 0)
-                return True
+        for pid, pidfd in ((child.pid, child.pidfd), *child.members.items()):
+            if pidfd >= 0 and _group_of(pid) == group:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(pidfd, 0)  # after the look: the pid was its own then
+                    return True
         return False
 
     # The end
@@ -295,7 +409,7 @@ def _placed(listen_fds: Sequence[int]) -> tuple[list[int], Callable[[], None]]:
     return spare, place
 
 
-def _group_exists(group: int) -> bool:
+def _exists(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -303,3 +417,18 @@ def _group_exists(group: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _group_of(pid: int) -> int:
+    """0 when there is no such process."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def _parent_of(pid: int) -> int:
+    try:
+        return process.parent(pid)
+    except ProcessLookupError:
+        return 0

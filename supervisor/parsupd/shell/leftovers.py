@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from parsupd.core.recovery import Found
 from parsupd.core.units import InstanceName
@@ -17,6 +18,9 @@ from workerlib.shell import process
 from workerlib.shell.pidfd import wait_pidfd
 
 TOKEN = "PARSUP_TOKEN"  # noqa: S105 - the name of a variable; its value is no secret either
+
+HOOK = "PARSUP_HOOK"
+"""Names a unit's own command in its environment, so that it is not taken for the unit's main process."""
 
 
 def token_of(runtime_dir: Path) -> str:
@@ -32,6 +36,30 @@ def _environment(pid: int) -> dict[str, str]:
         return {}
     pairs = (entry.partition("=") for entry in block.decode(errors="surrogateescape").split("\0"))
     return {name: value for name, _, value in pairs}
+
+
+class Tag(NamedTuple):
+    """What the environment of a unit's process says of it."""
+
+    token: str
+    instance: InstanceName
+    generation: int
+    hook: str = ""  # of the unit's own commands: which one
+
+
+def tag_of(pid: int) -> Tag | None:
+    """None for a process that belongs to no unit, or does not tell."""
+    environment = _environment(pid)
+    token, instance = environment.get(TOKEN), _instance(environment)
+    if token is None or instance is None:
+        return None
+    return Tag(token, instance, _number(environment, "PARSUP_GENERATION"), environment.get(HOOK, ""))
+
+
+def tagged(tag: Tag) -> frozenset[int]:
+    """All processes with this tag, whoever is their parent now."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return frozenset(pid for pid in pids if tag_of(pid) == tag)
 
 
 def carries(pid: int, token: str) -> bool:
@@ -59,7 +87,14 @@ def _look_at(pid: int, token: str) -> Found | None:
         environment = _environment(pid)
         if environment.get(TOKEN) != token:
             return None
-        found = Found(pid, started, os.getpgid(pid), _instance(environment), _number(environment, "PARSUP_GENERATION"))
+        found = Found(
+            pid,
+            started,
+            os.getpgid(pid),
+            _instance(environment),
+            _number(environment, "PARSUP_GENERATION"),
+            environment.get(HOOK, ""),
+        )
         return found if process.start_time(pid) == started else None
     except ProcessLookupError:
         return None

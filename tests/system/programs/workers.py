@@ -23,6 +23,14 @@ from workerlib import (
 )
 
 
+class Hanging(Worker):
+    """Holds its own loop up."""
+
+    @one_way
+    async def hang(self) -> None:
+        time.sleep(600)
+
+
 class Sum(Worker):
     async def init(self, start: int = 0, note: str = "") -> None:
         print("init writes to stdout", flush=True)
