@@ -29,8 +29,13 @@ def start_app(main: Callable[[], Coroutine[Any, Any, T]], *, settings: RpcSettin
     environment's WORKERLIB_RPC_SETTINGS has the last word.
 
     Does not return in a worker: raises SystemExit with its exit status. Raises UsageError when it is called for a
-    second time or in a running event loop, and for a program that was read from stdin. Raises what `main` raises.
+    second time or in a running event loop, for a program that was read from stdin, and for a `main` that was called
+    already. Raises what `main` raises.
     """
+    given: Any = main
+    if asyncio.iscoroutine(given):
+        given.close()
+        raise UsageError(f"start_app calls main by itself, when it knows that it should: give {main!r} without a call")
     if is_spawned():
         sys.exit(run_worker(lambda env: load_worker(env.config.worker)))
     if (state := State.get()) is not None:

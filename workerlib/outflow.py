@@ -14,7 +14,7 @@ from workerlib.core.session import (
 )
 from workerlib.errors import ArgumentError, ResultError, WorkerlibError
 
-FIRST_BATCH, BATCH = 16, 512
+FIRST_BATCH, BATCH = 4, 512
 """Items that go into one frame at most: few at first, since nobody knows yet how large they are."""
 
 BATCH_BYTES = 256 << 10

@@ -4,7 +4,6 @@ import asyncio
 import fcntl
 import os
 import re
-import secrets
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable
@@ -37,7 +36,14 @@ LAST_WAIT_S = 1.0
 
 def new_worker_id(name: str) -> str:
     """An id that no other worker has, beginning with the name as far as URIs can express it."""
-    return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)}-{secrets.token_hex(6)}"
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)}-{os.urandom(6).hex()}"
+
+
+def _same(token: str, given: str) -> bool:
+    """Compares in a time that tells nothing of the token."""
+    import hmac  # noqa: PLC0415 - it loads OpenSSL's hashes, which no worker needs before its first call
+
+    return hmac.compare_digest(token.encode(), given.encode())
 
 
 class _Registry:
@@ -53,7 +59,7 @@ class _Registry:
         Refused for an id or token that this master neither gave out nor expects.
         """
         record = self._master.workers.get(worker_id)
-        if record is None or not secrets.compare_digest(record.token, token) or record.registered is None:
+        if record is None or not _same(record.token, token) or record.registered is None:
             raise WorkerlibError(f"no worker {worker_id!r} with that token is expected here")
         if record.registered.done():
             raise WorkerlibError(f"worker {worker_id!r} has registered before")
@@ -75,7 +81,7 @@ class _Registry:
     async def report_failure(self, worker_id: str, token: str, error: dict[str, Any]) -> None:
         """A worker had an error that no caller will see, and is shutting down."""
         record = self._master.workers.get(worker_id)
-        if record is not None and secrets.compare_digest(record.token, token) and record.on_failure is not None:
+        if record is not None and _same(record.token, token) and record.on_failure is not None:
             record.on_failure(error_from_wire(error))
 
 
@@ -133,7 +139,7 @@ class Master:
         worker_id = new_worker_id(options.name)
         location = UnixLocation(str(self.folder / f"{worker_id[-12:]}.sock"))
         record = WorkerRecord(
-            worker_id, options.name, secrets.token_hex(16), location, options.on_failure, options.on_registered
+            worker_id, options.name, os.urandom(16).hex(), location, options.on_failure, options.on_registered
         )
         record.registered = asyncio.get_running_loop().create_future()
         self.workers[worker_id] = record
@@ -309,7 +315,7 @@ async def _start(
     role.note(role.State.MASTER)
     folder = process_dir()
     server = Server(effective_settings(settings))
-    location = await server.listen(UnixLocation(str(folder / f"master-{secrets.token_hex(3)}.sock")), tls=tls)
+    location = await server.listen(UnixLocation(str(folder / f"master-{os.urandom(3).hex()}.sock")), tls=tls)
     master = Master(
         server, Uri(MASTER, location), folder, launcher=launcher, worker_command=worker_command or role.worker_command()
     )

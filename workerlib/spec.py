@@ -3,7 +3,6 @@
 Nothing here does anything: the decorators describe, `workerlib.serving` serves, `workerlib.connection` calls.
 """
 
-import difflib
 import enum
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -375,6 +374,8 @@ def functions_of(worker: type) -> dict[str, Function[..., Any]]:
 
 def nearest(name: str, names: object) -> str:
     """`; did you mean 'x'?` for the likeliest name meant, or nothing when none is near."""
+    import difflib  # noqa: PLC0415 - only who has made a mistake pays for it
+
     close = difflib.get_close_matches(name, [str(n) for n in cast("list[str]", names)], n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -24,6 +24,20 @@ def test_links_lead_somewhere() -> None:
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def test_the_tests_that_are_named_exist() -> None:
+    """Files in tests/README.md; files and tests, which may be cut short with dots, in the table of Rpc_parallel's."""
+    folder = ROOT / "tests" / "system"
+    behaviours = (folder / "test_as_rpc_parallel.py").read_text().partition('\n"""\n')[0]
+    text = (ROOT / "tests" / "README.md").read_text() + behaviours
+    files = {path.name for path in folder.glob("test_*.py")}
+    defined = set(re.findall(r"def (test_\w+)", "".join(path.read_text() for path in folder.glob("test_*.py"))))
+    for name in re.findall(r"`(test_[\w.]+)`", text):
+        stem = name.rstrip(".")
+        assert name in files or any(
+            test == name or (name.endswith("...") and test.startswith(stem)) for test in defined
+        ), name
+
+
 def test_the_changelog_has_the_version() -> None:
     """The version of the code has its section in the changelog."""
     version = re.search(r'__version__ = "(.+)"', (ROOT / "workerlib" / "version.py").read_text())

@@ -19,6 +19,7 @@ from workerlib import (
     Connection,
     ConnectionLost,
     Handle,
+    RpcSettings,
     ShutdownOn,
     SpawnError,
     connect,
@@ -211,29 +212,31 @@ def kill_9(moment: str, life: ShutdownOn, *how: str) -> None:
     wait_until(lambda: not workers_of(master.pid), within_s=5, what="no worker is left")
 
 
-@pytest.mark.parametrize("how", ["exit", "raise", "return"])
-def test_a_child_that_a_function_forks_answers_nobody(how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "heart"), [("exit", "loop"), ("exit", "thread"), ("raise", "loop"), ("return", "loop")]
+)
+def test_a_child_that_a_function_forks_answers_nobody(how: str, heart: Any) -> None:
     """The parent's answer is the only one; its connections, its listening and its threads work on, whatever becomes of
     the child; and the worker's end is seen though the child lives."""
 
     async def scenario() -> None:
-        async with await spawn(Forker) as connection, await connect(str(connection.uri)) as other:
+        beating = RpcSettings(heartbeat_from=heart, heartbeat_interval_s=0.001, heartbeat_timeout_s=10)
+        async with await spawn(Forker, settings=beating) as connection, await connect(str(connection.uri)) as other:
             pid = await connection.run(Forker.pid)
             child = await connection.run(Forker.fork, how)
             assert child > 0
-            if how == "exit":
-                while alive(child):
-                    await asyncio.sleep(0.005)
+            while alive(child):  # also one that would go on as a copy of the worker
+                await asyncio.sleep(0.005)
             for each in (connection, other, connection):
                 assert await each.run(Forker.pid) == pid
                 assert await each.run(Forker.from_thread) == "woken up"
             async with await connect(str(connection.uri)) as new:
                 assert await new.run(Forker.pid) == pid
+            waiting = await connection.run(Forker.fork, "wait")
             os.kill(pid, signal.SIGKILL)
             async with asyncio.timeout(5):
                 await connection.wait_closed()
-            if alive(child):
-                os.kill(child, signal.SIGKILL)
+            os.kill(waiting, signal.SIGKILL)
 
     run_async(scenario, "uvloop", within_s=30)
 

@@ -74,6 +74,15 @@ def test_an_app_is_started_once_and_has_one_way_to_start_workers() -> None:
     assert explicit.startswith("this program calls start_app: its workers are started as that says")
 
 
+def test_main_is_given_without_a_call() -> None:
+    """A worker, which is not to run it, would have made its coroutine in vain."""
+
+    async def main() -> None: ...
+
+    with pytest.raises(UsageError, match=r"give <coroutine object .*main.* without a call"):
+        start_app(main())  # type: ignore[arg-type]
+
+
 def test_a_program_from_stdin_is_no_app() -> None:
     """Nobody could start it again."""
     program = "import workerlib\nasync def main(): ...\nworkerlib.start_app(main)\n"

@@ -70,6 +70,10 @@ class Beat:
         self._transport.write(rest)
         self._loop.call_soon(self._counted)
 
+    def unlock(self) -> None:
+        """In a forked child, where nobody is left who could."""
+        self._lock = threading.Lock()
+
     def close(self) -> None:
         _beater.remove(self)
         with self._lock:
@@ -85,6 +89,14 @@ class _Beater:
         self._changed = threading.Condition()
         self._beats: set[Beat] = set()
         self._thread: threading.Thread | None = None
+
+    def forget(self) -> None:
+        """In a forked child there is no such thread, and a lock that it held would be held for ever."""
+        for beat in self._beats:
+            beat.unlock()
+        self._changed = threading.Condition()
+        self._beats.clear()
+        self._thread = None
 
     def add(self, beat: Beat) -> None:
         with self._changed:
@@ -113,3 +125,6 @@ class _Beater:
 
 
 _beater = _Beater()
+
+
+os.register_at_fork(after_in_child=_beater.forget)

@@ -11,6 +11,8 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from workerlib.shell.forks import leave
+
 # Documented in "Extending asyncio", with any task-like object; the stubs of mypy only know Task.
 _enter_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio._enter_task  # noqa: SLF001
 _leave_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio._leave_task  # noqa: SLF001
@@ -123,6 +125,7 @@ class EagerTask(asyncio.Future[None]):
         """Tells of the end whoever waits for it."""
         failure = self.failure
         if isinstance(failure, (KeyboardInterrupt, SystemExit)):
+            leave(failure)
             # Out of `run_forever`, also where a transport's callback started this step.
             self._loop_.call_soon(_raise, failure)
         failure = None  # its traceback holds this frame

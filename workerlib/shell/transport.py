@@ -59,7 +59,7 @@ class Machine(Protocol):
     def close(self, kind: CloseKind, detail: str = "") -> Closed: ...
 
 
-def _discard(_data: bytes) -> None:
+def _discard(_data: object) -> None:
     """What is written to a connection that has ended goes nowhere; its user is told by the Closed event."""
 
 
@@ -110,7 +110,7 @@ class Wire(asyncio.Protocol):
         if (sock := transport.get_extra_info("socket")) is None:
             return  # both ends are in this loop, as in tests: nothing for a forked child to disturb, nobody to beat for
         self._fd = sock.fileno()
-        forks.guard(self._fd, self._loop)
+        forks.guard(self._fd, self._loop, self._silence)
         settings = self.machine.settings
         if settings.heartbeat_from == "thread" and transport.get_extra_info("ssl_object") is None:
             self._beat = Beat(self._transport, lambda: self.machine.beats, settings.heartbeat_interval_s)
@@ -224,6 +224,11 @@ class Wire(asyncio.Protocol):
         self.abort()
 
     # The end
+
+    def _silence(self) -> None:
+        """In a forked child, where this connection is the parent's: who writes to it would return to the loop next."""
+        self._on_event = _discard
+        self.write = lambda _data: forks.leave()
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._timer is not None:

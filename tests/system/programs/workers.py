@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -239,6 +240,8 @@ class Forker(Worker):
             sys.exit(0)
         if how == "raise":
             raise RuntimeError("in the child")
+        if how == "wait":
+            signal.pause()
         return 0
 
     @rpc
