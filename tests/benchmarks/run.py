@@ -20,6 +20,7 @@ from typing import Any
 import calls
 import imports
 import journaling
+import logging_files
 import maps
 import replacement
 import spawning
@@ -39,6 +40,7 @@ SUBJECTS = {
     "supervisors": supervisors.rows,
     "replacement": replacement.rows,
     "journal": journaling.rows,
+    "logs": logging_files.rows,
 }
 PACKAGES = ("parsupd", "msgspec", "uvloop", "Pyro5", "rpyc", "execnet", "loky", "supervisor", "circus")
 TERMINATED = 128 + signal.SIGTERM
