@@ -96,6 +96,8 @@ class Logger:
         self._clients: dict[int, Client] = {}
         self._heard = False
         self._reading: set[Pipe] = set()
+        self._timed: set[InstanceLog] = set()
+        """Those that have a deadline: most have none, and there may be a thousand."""
         self._compression: tuple[int, int, str, int] | None = None
         """What is being compressed: pid, pidfd, instance and number."""
         self._listening = self._listen()
@@ -125,14 +127,14 @@ class Logger:
         """Until nobody needs it."""
         while not self._may_end():
             now = time.monotonic()
-            deadline = min((log.next_deadline(now) for log in self._logs.values()), default=float("inf"))
+            deadline = min((log.next_deadline(now) for log in self._timed), default=float("inf"))
             if not self._heard:
                 deadline = min(deadline, self._give_up_at)
             for fd, events in self._epoll.poll(-1 if deadline == float("inf") else max(deadline - now, 0) + 0.001):
                 if (handler := self._handlers.get(fd)) is not None:
                     handler(events)
             now = time.monotonic()
-            for log in [log for log in self._logs.values() if log.next_deadline(now) <= now]:
+            for log in [log for log in self._timed if log.next_deadline(now) <= now]:
                 self._judge(log, now)
         self._close()
 
@@ -237,6 +239,7 @@ class Logger:
         if (log := self._logs.get(name)) is not None:
             log.settings = settings
             self._folder.keep_within(name, settings)
+            self._time(log)
 
     def _scan(self) -> None:
         there = find_fifos(self._pipes_dir)
@@ -263,7 +266,9 @@ class Logger:
 
     def _begin(self, source: Source) -> None:
         log = self._logs[source.name]
-        self._take(log, log.pipes[source])
+        pipe = log.pipes[source]
+        if pipe.start < pipe.end:
+            self._take(log, pipe)  # what a killed logger has taken
         self._watch(log, time.monotonic())
 
     def _take(self, log: InstanceLog, pipe: Pipe) -> None:
@@ -282,6 +287,12 @@ class Logger:
         self._watch(log, now)
         self._after(log, was)
 
+    def _time(self, log: InstanceLog) -> None:
+        if log.next_deadline(time.monotonic()) < float("inf"):
+            self._timed.add(log)
+        else:
+            self._timed.discard(log)
+
     def _after(self, log: InstanceLog, was: Trouble | None) -> None:
         if log.trouble is not None and was is None:
             self._say("trouble", log.name, log.trouble.reason)
@@ -290,6 +301,9 @@ class Logger:
         if log.is_done:
             log.close()
             self._logs.pop(log.name, None)
+            self._timed.discard(log)
+        else:
+            self._time(log)
         self._compress()
 
     def _watch(self, log: InstanceLog, now: float) -> None:

@@ -199,9 +199,9 @@ def test_all_pipes_are_known_before_the_first_one_ends(setup: Setup) -> None:
     log._state.close()
     logger = Logger(str(setup.folder), str(setup.logs), "1")
     logger._boot = b"b" * 36
+    logger._heard = True
     logger._scan()
-    assert logger._logs == {}
-    logger._close()
+    logger.run()
     for fd in (logger._lock, logger._folder._lock):
         os.close(fd)
     assert [(stream, text) for stream, _, text in setup.records()] == [("stdout", b"one"), ("stderr", b"one")]

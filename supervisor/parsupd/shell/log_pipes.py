@@ -98,6 +98,7 @@ class LogPipes:
         os.mkfifo(new, 0o600)
         fd = os.open(new, os.O_RDWR | os.O_CLOEXEC)
         try:
+            os.fchmod(fd, 0o622)  # so that a unit of another user can open its /dev/stdout; the directory is ours alone
             new.rename(path)
             self._hold(source)
         except BaseException:
