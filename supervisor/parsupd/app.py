@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +24,9 @@ from workerlib import UsageError, __version__
 from workerlib.shell import process
 from workerlib.shell.loop import run
 
+if TYPE_CHECKING:
+    from parsupd.daemon import Successor
+
 DEFAULT_CONFIG = "/etc/parsupd/parsupd.toml"
 
 SWEEP_S = 0.5
@@ -30,6 +34,9 @@ SWEEP_S = 0.5
 
 CRASHED = {"exit-code", "signal", "core-dump", "watchdog", "oom-kill"}
 """What systemd says in SERVICE_RESULT when it starts another one; see systemd.exec(5)."""
+
+LOCK_FD = "lock"
+"""The lock on the runtime directory, when an earlier program of this process has taken it."""
 
 USAGE = 2
 """Exit status for a configuration or a command line that cannot be used."""
@@ -109,15 +116,47 @@ def _run(configuration: Configuration, options: Options, notifier: Notifier) -> 
     runtime = options.runtime(daemon)
     state = state_dir(options.state_dir, daemon.state_dir, os.environ, runtime)
     inherited = inherited_fds(os.environ)
-    lock = Lock(runtime)
+    lock = Lock(runtime, inherited.pop(LOCK_FD, None))
     try:
         log_format = journal.resolve(LogFormat(options.log_format) if options.log_format else daemon.log)
         log = journal.configure(log_format)
         place = Place(runtime, state)
         reread = partial(load, options.path)
-        return run(Daemon(configuration, reread, place, notifier, inherited, log, log_format).run())
+        one = Daemon(configuration, reread, place, notifier, inherited, log, log_format)
+        status = run(one.run())
+        if one.successor is not None:
+            _become(one.successor, lock, notifier, log)
+            return 1
+        return status
     finally:
         lock.release()
+
+
+def _become(successor: "Successor", lock: Lock, notifier: Notifier, log: Any) -> None:
+    """Goes on as another program in this process. Returns when neither that nor this one can be executed any more."""
+    from parsupd.shell import replacement  # noqa: PLC0415 - as above
+
+    env = {**os.environ, **notifier.variables}
+    fds = {**successor.fds, LOCK_FD: lock.fileno()}
+    for argv in (successor.argv, replacement.same_command("")):
+        try:
+            replacement.execute(argv, env, fds)
+        except OSError as error:
+            log.exception("not_replaced", program=argv[0], reason=str(error))
+
+
+@cli.command(hidden=True)
+@click.pass_obj
+def takeover(options: Options) -> None:
+    """Says whether this parsupd can take over from the one that runs: `parsupctl reexec` asks it before."""
+    import parsupd.daemon  # noqa: PLC0415, F401 - all that a start needs can be loaded
+
+    runtime = options.runtime(load(options.path).daemon)
+    if not any(decode_snapshot(data, process.boot_id()) for data in StateFile(runtime / "state").candidates()):
+        raise UsageError(
+            f"the state in {str(runtime / 'state')!r} is not there, or of a form that this parsupd cannot read"
+        )
+    click.echo(f"parsupd {__version__}")
 
 
 @cli.command()
@@ -145,4 +184,8 @@ def sweep(options: Options) -> None:
 
 def main() -> None:
     """The console script `parsupd`."""
-    cli(prog_name="parsupd")
+    try:
+        cli(prog_name="parsupd")
+    except (UsageError, ConfigurationError) as error:  # of a command
+        click.echo(f"parsupd: {error}", err=True)
+        sys.exit(USAGE)

@@ -23,12 +23,16 @@ from parsupd.core.unit_keys import UNIT_KEYS
 from parsupd.core.units import SIGNAL_NAMES, ActiveState, InstanceName, SubState, Target
 from parsupd.executor import Executor
 from parsupd.reloading import NotReloadedError, Reloader
+from parsupd.replacing import NotReplacedError, Replacing
 from parsupd.rolling import NotRolledError, Progress, Roller
 from parsupd.shell import leftovers
 from parsupd.transients import BadUnitError, Transients
 from workerlib import __version__, pipe, rpc
 
 UP = frozenset({SubState.RUNNING, SubState.RELOADING, SubState.EXITED})
+CLOCK_STEP_S = 0.05
+"""The two clocks differ by less than this from what they did, unless one was set."""
+
 ENDS = "shutting_down"
 """The event by which those who follow know that there is no more to come."""
 AT_REST = frozenset({SubState.DEAD, SubState.FAILED})
@@ -39,13 +43,17 @@ MOST_SURGE = 1000
 class Supervisor:
     """Serves one daemon's control functions."""
 
-    def __init__(self, executor: Executor, reloader: Reloader, transients: Transients, runtime_dir: Path) -> None:
+    def __init__(
+        self, executor: Executor, reloader: Reloader, transients: Transients, replacing: Replacing, runtime_dir: Path
+    ) -> None:
         self._executor = executor
         self._transients = transients
+        self._replacing = replacing
         self._reloader = reloader
         self._runtime_dir = runtime_dir
         self._roller = Roller(executor, reloader)
         self._started_at = time.time()
+        self._wall = WallClock()
 
     @property
     def _fleet(self) -> Fleet:
@@ -75,7 +83,7 @@ class Supervisor:
     async def why(self, name: str) -> list[Info]:
         """What happened to each instance: its last incarnations with cause, decision and reason. Raises LookupError."""
         try:
-            return [described.why(why, _wall) for why in self._fleet.why(name)]
+            return [described.why(why, self._wall) for why in self._fleet.why(name)]
         except NoSuchUnitError as error:
             raise LookupError(str(error)) from None
 
@@ -194,7 +202,7 @@ class Supervisor:
             raise RuntimeError(str(error)) from None
         except TimeoutError:
             raise TimeoutError(f"not within {timeout_s:g} s; {progress}") from None
-        return described.roll(progress.restarted, progress.left, progress.failed, self._statuses(names), _wall)
+        return described.roll(progress.restarted, progress.left, progress.failed, self._statuses(names), self._wall)
 
     @rpc
     async def reload_units(self, names: list[str], wait: bool = True, timeout_s: float | None = None) -> list[Info]:
@@ -282,7 +290,7 @@ class Supervisor:
         """
         statuses = self._statuses([name])
         unit = statuses[0].unit if statuses else name
-        return described.unit(self._fleet.specs[unit], statuses, _wall)
+        return described.unit(self._fleet.specs[unit], statuses, self._wall)
 
     @rpc
     async def kill(self, names: list[str], signal: int, main_only: bool = False) -> list[Info]:
@@ -296,7 +304,7 @@ class Supervisor:
         found = []
         for status in self._statuses(names):
             signalled = self._executor.kill(InstanceName.parse(status.name), status.generation, signal, main_only)
-            found.append({**described.instance(status, _wall), "signalled": signalled})
+            found.append({**described.instance(status, self._wall), "signalled": signalled})
         return found
 
     @rpc
@@ -336,7 +344,21 @@ class Supervisor:
                     await self._executor.changed()
         except TimeoutError:
             raise _late(self._fleet.status(spec.name), timeout_s) from None
-        return described.run(spec.name, statuses_of(self._fleet, spec.name), self._transients.end_of(spec.name), _wall)
+        return described.run(
+            spec.name, statuses_of(self._fleet, spec.name), self._transients.end_of(spec.name), self._wall
+        )
+
+    @rpc
+    async def reexec(self, python: str = "") -> Info:
+        """Replaces the running daemon by the version that is installed now, in the same process, with units going on.
+
+        `python` names another interpreter (its path), and so another installation. Returns `version` and `pid` once it
+        was found that it can take over; it does so then. Raises ValueError when it cannot, and nothing is changed.
+        """
+        try:
+            return {"version": await self._replacing.replace(python), "pid": os.getpid()}
+        except NotReplacedError as error:
+            raise ValueError(str(error)) from None
 
     @rpc
     async def shutdown(self, exit_code: int = 0) -> None:
@@ -412,7 +434,9 @@ class Supervisor:
             raise RuntimeError(str(error)) from None
 
     def _described(self, status: InstanceStatus) -> Info:
-        return described.instance(status, _wall, self._executor.notices.status_text(InstanceName.parse(status.name)))
+        return described.instance(
+            status, self._wall, self._executor.notices.status_text(InstanceName.parse(status.name))
+        )
 
     def _statuses(self, names: list[str] | None) -> list[InstanceStatus]:
         try:
@@ -459,11 +483,22 @@ def _concerns(entry: Entry, names: list[str] | None) -> bool:
     return not names or entry.event == ENDS or entry.unit in names or entry.instance in names
 
 
-def _wall(at: float | None) -> float | None:
-    """An instant of the loop's monotonic clock as Unix time, for people: nothing is decided by it."""
-    if at is None:
-        return None
-    return round(time.time() - (asyncio.get_running_loop().time() - at), 3)
+class WallClock:
+    """Instants of the loop's monotonic clock as Unix time, for people: nothing is decided by it.
+
+    The same instant is always the same time, as long as nobody sets the clock.
+    """
+
+    def __init__(self) -> None:
+        self._offset_s = 0.0
+
+    def __call__(self, at: float | None) -> float | None:
+        if at is None:
+            return None
+        offset_s = time.time() - asyncio.get_running_loop().time()
+        if abs(offset_s - self._offset_s) > CLOCK_STEP_S:
+            self._offset_s = offset_s
+        return round(at + self._offset_s, 3)
 
 
 def _late(statuses: Iterable[InstanceStatus], timeout_s: float | None) -> TimeoutError:

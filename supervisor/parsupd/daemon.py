@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from parsupd.adoption import Adoption
 from parsupd.control import Supervisor
@@ -19,7 +21,8 @@ from parsupd.masters import Masters
 from parsupd.outputs import Outputs
 from parsupd.recorder import Recorder
 from parsupd.reloading import NotReloadedError, Reloader
-from parsupd.shell import leftovers, nameserver
+from parsupd.replacing import Replacing
+from parsupd.shell import leftovers, nameserver, replacement
 from parsupd.shell.children import Children
 from parsupd.shell.journal_stream import JournalStreams
 from parsupd.shell.kept_processes import KeptProcesses
@@ -53,6 +56,15 @@ LAST_WORDS_S = 5.0
 
 CONTROL_FD, STATE_FD = "control", "state"
 """Names of what the service manager keeps over our end: the control socket, and the state."""
+OWN_CONTROL_FD = "own-control"
+"""The control socket, when an earlier program of this process has made it: its file is ours to remove."""
+
+
+class Successor(NamedTuple):
+    """A program, and the descriptors that it is to find."""
+
+    argv: list[str]
+    fds: dict[str, int]
 
 
 @dataclass
@@ -69,7 +81,12 @@ class Daemon:
     log: Any
     log_format: LogFormat
     """How the log goes where; the output of units goes the same way, unless nobody would look there."""
+    successor: Successor | None = None
+    """What this process is to become once `run` has returned, with units going on."""
     _handing_over: asyncio.Task[None] | None = None
+    _listening: socket.socket | None = None
+    _owns_file: bool = False
+    """Whether the control socket's file is ours to remove."""
     _has_terminal: bool = False
 
     async def run(self) -> int:
@@ -78,13 +95,13 @@ class Daemon:
         token = leftovers.token_of(runtime)
         self._has_terminal = has_terminal()
         early: list[str] = []
-        self._follow_signals(early.append)  # before anything takes time: the default action would leave things behind
+        self._follow_signals(early.append, ())  # before all that takes time: the default action leaves things behind
         recorder = Recorder(StateFile(runtime / "state", self._state_memfd()), process.boot_id(), self.log)
         adoption = Adoption(recorder.load(), token, self.log)
         children = Children()
         server = Server(effective_settings(RpcSettings()))
-        socket = UnixLocation(str(runtime / SOCKET))
-        masters = Masters(server, Uri(MASTER, socket), runtime, children.watch)
+        location = UnixLocation(str(runtime / SOCKET))
+        masters = Masters(server, Uri(MASTER, location), runtime, children.watch)
         try:
             names = nameserver.Names()
             fleet = adoption.fleet(self.configuration)
@@ -93,35 +110,33 @@ class Daemon:
             doors = Doors(children, kept, names, masters, sockets, outputs)
             executor = Executor(fleet, doors, recorder, self.place, self.log)
             manager = ServiceManager(self.notifier, executor)
-            server.add(nameserver.OBJECT, names)
             reloader = Reloader(executor, self.read, manager.reloading, self.log)
             transients = Transients(executor, reloader)
-            server.add(SUPERVISOR, Supervisor(executor, reloader, transients, runtime))
-            for name in (nameserver.OBJECT, SUPERVISOR):
-                names.publish(name, str(Uri(name, socket)), ["kind:parsupd"])
+            replacing = Replacing(children, executor, partial(self._replace, executor, server, sockets))
+            control = Supervisor(executor, reloader, transients, replacing, runtime)
+            for name, thing in ((nameserver.OBJECT, names), (SUPERVISOR, control)):
+                server.add(name, thing)
+                names.publish(name, str(Uri(name, location)), ["kind:parsupd"])
             outputs.recover(executor.specs())
             adoption.take_over(executor)
-            ours = await self._listen(server, socket)
-            executor.note("started", version=__version__, pid=os.getpid(), socket=socket.path)
-            self._follow_signals(lambda name: self._on_signal(name, executor, server, reloader))
-            for name in early:
-                self._on_signal(name, executor, server, reloader)
+            await self._listen(server, location)
+            executor.note("started", version=__version__, pid=os.getpid(), socket=location.path)
+            self._follow_signals(partial(self._on_signal, executor, server, reloader), early)
             await adoption.finish(executor)
-            removing = asyncio.get_running_loop().create_task(transients.remove_ended())
-            status = await executor.done
-            removing.cancel()
+            async with transients.removed_when_ended():
+                status = await executor.done
             if not executor.handed_over:
                 await self._end_rest(children, token, outputs)
                 recorder.forget()
                 await server.drain(LAST_ANSWERS_S)
             executor.close()
-            manager.close()
+            manager.close(replaced=self.successor is not None)
         finally:
             await server.close()
             await masters.close()
             children.close()
-        if ours and not executor.handed_over:
-            Path(socket.path).unlink(missing_ok=True)
+        if self._owns_file and not executor.handed_over:
+            Path(location.path).unlink(missing_ok=True)
         self.log.info("handed_over" if executor.handed_over else "stopped", status=status)
         return status
 
@@ -142,7 +157,9 @@ class Daemon:
             has_readers=self.log_format is LogFormat.CONSOLE or os.getpid() == 1,
         )
 
-    def _on_signal(self, name: str, executor: Executor, server: Server, reloader: Reloader) -> None:
+    def _on_signal(self, executor: Executor, server: Server, reloader: Reloader, name: str) -> None:
+        if self.successor is not None:
+            signal.raise_signal(signal.Signals[name])  # it came before they were held: now it waits, too
         if self._handing_over is not None:
             return
         if name == HAND_OVER.name:
@@ -154,16 +171,33 @@ class Daemon:
         else:
             executor.feed(told.ShutdownRequested(f"{name} received"))
 
+    def _replace(self, executor: Executor, server: Server, sockets: UnitSockets, argv: list[str]) -> None:
+        """Ends this run as a hand-over does; the same process goes on as another program."""
+        if self._handing_over is not None or executor.fleet.shutting_down:
+            return
+        replacement.hold_signals()
+        executor.note("replacing", program=" ".join(argv))
+        assert self._listening is not None
+        control = OWN_CONTROL_FD if self._owns_file else CONTROL_FD
+        held = {**sockets.held(), control: self._listening.fileno()}
+        if STATE_FD in self.inherited:
+            held[STATE_FD] = self.inherited[STATE_FD]
+        self.successor = Successor(argv, replacement.duplicate(held))
+        self._handing_over = asyncio.get_running_loop().create_task(self._hand_over(executor, server))
+
     async def _hand_over(self, executor: Executor, server: Server) -> None:
         await executor.hand_over(server.drain(DRAIN_S))
 
-    def _follow_signals(self, on_signal: Callable[[str], None]) -> None:
-        """Gives the names of the signals that ask for an end to `on_signal`; replaces an earlier one."""
+    def _follow_signals(self, on_signal: Callable[[str], None], early: Iterable[str]) -> None:
+        """Gives the names of signals to `on_signal`, those that came early first; replaces an earlier one."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, HAND_OVER):
             # SIGHUP: a reload, unless the terminal that it was started on has been closed, which must not leave units
             # behind. The kernel takes a closed terminal from its processes before it sends the signal.
             loop.add_signal_handler(signum, on_signal, signal.Signals(signum).name)
+        for name in early:
+            on_signal(name)
+        replacement.let_signals_come()  # an earlier program of this process may have held them
 
     # What the service manager keeps for the next one
 
@@ -175,19 +209,19 @@ class Daemon:
             self.notifier.store(STATE_FD, kept)
         return kept
 
-    async def _listen(self, server: Server, location: UnixLocation) -> bool:
+    async def _listen(self, server: Server, location: UnixLocation) -> None:
         """Listens with the socket that the service manager has kept, or gives it a new one to keep.
 
-        So nobody who calls while this daemon is being replaced is refused: he waits in the socket's queue. Returns
-        whether the socket's file is ours to remove.
+        So nobody who calls while this daemon is being replaced is refused: he waits in the socket's queue.
         """
-        kept = self.inherited.get(CONTROL_FD)
-        sock = None if kept is None else inherit_unix(kept, location.path)
-        ours = sock is None
+        kept, own = self.inherited.get(CONTROL_FD), self.inherited.get(OWN_CONTROL_FD)
+        handed = own if kept is None else kept
+        sock = None if handed is None else inherit_unix(handed, location.path)
+        self._owns_file = sock is None or handed == own
         if sock is None:
             # None was kept, or its file has gone: by a stop that became a restart, or by somebody who tidied up.
             sock = bind_unix(location.path)
             self.notifier.unstore(CONTROL_FD)
             self.notifier.store(CONTROL_FD, sock.fileno())
+        self._listening = sock
         await server.listen(location, sock=sock)
-        return ours

@@ -163,6 +163,11 @@ class Executor:
             self.feed(told.StartDefault())
         self.opened.set()
 
+    @property
+    def is_spawning(self) -> bool:
+        """Whether a worker is just being started."""
+        return bool(self._spawns)
+
     async def hand_over(self, last_answers: Awaitable[None]) -> None:
         """Ends this executor's work but no unit: what runs goes on, for a parsupd that adopts it. `done` gives 0.
 

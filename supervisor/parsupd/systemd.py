@@ -74,13 +74,19 @@ class ServiceManager:
         finally:
             self._notifier.send("READY=1")
 
-    def close(self) -> None:
-        """The last words; returns when the service manager has taken all that was said, or does not listen."""
+    def close(self, *, replaced: bool = False) -> None:
+        """The last words; returns when the service manager has taken all that was said, or does not listen.
+
+        One that is `replaced` in its process is not stopping: to the service manager that is a reload, which ends when
+        the next one is ready.
+        """
         for name in list(self._timers):
             self._stop_timer(name)
         if self._notifier.listens:
             self._tell()
-            if not self._ending:  # it hands over
+            if replaced:
+                self._notifier.reloading()
+            elif not self._ending:  # it hands over
                 self._notifier.send("STOPPING=1")
             self._notifier.barrier(BARRIER_S)
 

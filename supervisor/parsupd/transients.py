@@ -3,10 +3,12 @@
 They are part of the configuration in force, and on record with it; a reload leaves them alone.
 """
 
+import asyncio
+import contextlib
 import itertools
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
@@ -75,8 +77,16 @@ class Transients:
             pass
         return name
 
-    async def remove_ended(self) -> None:
-        """Removes those that are over, for ever."""
+    @contextlib.asynccontextmanager
+    async def removed_when_ended(self) -> AsyncIterator[None]:
+        """For the time of the block, those that are over are removed."""
+        removing = asyncio.get_running_loop().create_task(self._remove_ended())
+        try:
+            yield
+        finally:
+            removing.cancel()
+
+    async def _remove_ended(self) -> None:
         while True:
             self._sweep()
             await self._executor.changed()

@@ -479,7 +479,7 @@ def connected(pid: int) -> bool:
 
 # The program itself
 
-COMMANDS = ["apply", "call", "completion", "events", "import", "info", "kill", "leaks", "list", "logs", "names", "plan", "reload", "restart", "run", "scale", "show", "shutdown", "start", "status", "stop", "top", "wait", "why"]  # fmt: skip
+COMMANDS = ["apply", "call", "completion", "events", "import", "info", "kill", "leaks", "list", "logs", "names", "plan", "reexec", "reload", "restart", "run", "scale", "show", "shutdown", "start", "status", "stop", "top", "wait", "why"]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -83,6 +83,7 @@ for _command in (
     reading.names,
     acting.wait,
     acting.shutdown,
+    acting.reexec,
     importing.import_,
     reading.info,
     completion,

@@ -144,6 +144,12 @@ class Children:
         child = Child(pid, group, self._loop.create_future(), self._loop.create_future(), started=started, tag=tag)
         child.groups.add(group)
         child.adopted = True
+        if _is_own_child(pid, started):  # an earlier program of this same process has started it
+            if pidfd is not None:
+                os.close(pidfd)
+            self._children[pid] = child
+            self._loop.call_soon(self._reap)  # it may have ended before there was anybody to be told
+            return child
         cause: Exit | None = None
         try:
             child.pidfd = os.pidfd_open(pid) if pidfd is None else pidfd
@@ -381,14 +387,21 @@ class Children:
         return signalled
 
     def close(self) -> None:
-        """Gives the signal back."""
+        """Gives the signal and the limit back."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._files)
         for child in list(self._strangers):
             self._drop_pidfd(child)
         for child in self._children.values():
             for pidfd in child.members.values():
                 self._loop.remove_reader(pidfd)
                 os.close(pidfd)
+
+
+def _is_own_child(pid: int, started: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        return process.start_time(pid) == started and process.parent(pid) == os.getpid()
+    return False
 
 
 def _has_ended(pidfd: int) -> bool:

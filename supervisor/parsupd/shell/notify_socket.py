@@ -43,8 +43,11 @@ class Notifier:
 
     def __init__(self, env: MutableMapping[str, str]) -> None:
         """Takes NOTIFY_SOCKET and the watchdog's variables out of the environment: they are meant for this process."""
-        self._address = env.pop("NOTIFY_SOCKET", "")
-        watched, interval = env.pop("WATCHDOG_PID", ""), env.pop("WATCHDOG_USEC", "")
+        names = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+        self.variables = {name: env.pop(name) for name in names if name in env}
+        """As they were: for another program in this same process."""
+        self._address = self.variables.get("NOTIFY_SOCKET", "")
+        watched, interval = self.variables.get("WATCHDOG_PID", ""), self.variables.get("WATCHDOG_USEC", "")
         self.watchdog_s = int(interval) / 1e6 if interval.isdigit() and watched in {"", str(os.getpid())} else None
         """Within which time the service manager wants a sign of life; None: it does not."""
         if self._address.startswith("@"):

@@ -45,17 +45,20 @@ def state_dir(given: str | None, configured: str, env: Mapping[str, str], runtim
 class Lock:
     """The exclusive lock on a runtime directory. The kernel frees it when the daemon dies, however it dies."""
 
-    def __init__(self, folder: Path) -> None:
-        """Makes the directory and takes the lock. Raises UsageError when another daemon has it."""
+    def __init__(self, folder: Path, fd: int | None = None) -> None:
+        """Makes the directory and takes the lock, which `fd` may hold already.
+
+        Raises UsageError when another daemon has it.
+        """
         check_socket_path(str(folder / SOCKET))
         make_private(folder, passable=True)
         path = folder / "lock"
-        if not path.exists() and (holder := _holder_of_removed(path)) is not None:
+        if fd is None and not path.exists() and (holder := _holder_of_removed(path)) is not None:
             raise UsageError(
                 f"another parsupd (pid {holder}) runs on {str(folder)!r}, though that was removed under it; "
                 "stop or restart that one, or choose another --runtime-dir"
             )
-        self._file = open(path, "a+", opener=_private)  # noqa: SIM115 - Path.open has no opener
+        self._file = open(path, "a+", opener=_private) if fd is None else os.fdopen(fd, "a+")  # noqa: SIM115 - Path.open has no opener
         os.fchmod(self._file.fileno(), 0o600)  # else anybody could hold the lock
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,6 +72,9 @@ class Lock:
         self._file.truncate(0)
         self._file.write(f"{os.getpid()}\n")  # for people: the lock is the truth
         self._file.flush()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
 
     def release(self) -> None:
         self._file.close()

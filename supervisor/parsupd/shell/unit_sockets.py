@@ -16,6 +16,8 @@ from workerlib.core.uri import check_socket_path
 from workerlib.shell.transport import remove_stale_socket
 
 BACKLOG = 4096
+PREFIX = "listen-"
+"""How the names of descriptors begin that are units' sockets."""
 
 
 class UnitSockets:
@@ -70,6 +72,15 @@ class UnitSockets:
             sock.close()
         self._addresses.pop(unit, None)
 
+    def held(self) -> dict[str, int]:
+        """All that listen, by the names under which the next parsupd finds them."""
+        opened = {
+            _name(unit, index): sock.fileno()
+            for unit, sockets in self._open.items()
+            for index, sock in enumerate(sockets)
+        }
+        return {name: fd for name, fd in self._inherited.items() if name.startswith(PREFIX)} | opened
+
     def release(self) -> None:
         """Closes the daemon's own copies; what the service manager and the units have goes on."""
         for sockets in self._open.values():
@@ -79,7 +90,7 @@ class UnitSockets:
 
 
 def _name(unit: str, index: int) -> str:
-    return f"listen-{index}-{unit}"
+    return f"{PREFIX}{index}-{unit}"
 
 
 def _is_at(sock: socket.socket, address: ListenAddress) -> bool:
