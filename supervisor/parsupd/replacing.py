@@ -68,7 +68,7 @@ class Replacing:
                 async with asyncio.timeout(CHECK_S):
                     cause = await asyncio.shield(child.exited)
             except TimeoutError:
-                self._children.signal_group(child, 9)
+                self._children.signal_all(child, 9)
                 raise NotReplacedError(
                     f"{argv[0]} has not said within {CHECK_S:g} s that it could take over; the running parsupd goes on"
                 ) from None

@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 @click.command(short_help="Show what units take, live.")
 @click.argument("units", metavar="[UNIT]...", nargs=-1, shell_complete=complete_unit)
-@click.option("-n", "rounds", metavar="N", type=click.IntRange(min=1), help="Only N rounds.  [not on a terminal: 1]")
+@click.option("-n", "--rounds", metavar="N", type=click.IntRange(min=1), help="Only N rounds.  [not on a terminal: 1]")
 @click.option(
     "-d",
     "--delay",
