@@ -33,6 +33,7 @@ PIPES = "logs"
 SOCKET = "logger.sock"
 FIRST_WORD_S = 30.0
 """How long a logger that was started waits for a parsupd that tells it something."""
+SCAN_AGAIN_S = 1.0
 MAX_MESSAGE = 64 << 10
 MAX_UNSENT = 1 << 20
 
@@ -95,6 +96,9 @@ class Logger:
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._clients: dict[int, Client] = {}
         self._heard = False
+        self._scan_at = float("inf")
+        """When pipes are looked for again that could not be opened."""
+        self._unopened: set[Source] = set()
         self._reading: set[Pipe] = set()
         self._timed: set[InstanceLog] = set()
         """Those that have a deadline: most have none, and there may be a thousand."""
@@ -128,6 +132,7 @@ class Logger:
         while not self._may_end():
             now = time.monotonic()
             deadline = min((log.next_deadline(now) for log in self._timed), default=float("inf"))
+            deadline = min(deadline, self._scan_at)
             if not self._heard:
                 deadline = min(deadline, self._give_up_at)
             for fd, events in self._epoll.poll(-1 if deadline == float("inf") else max(deadline - now, 0) + 0.001):
@@ -136,6 +141,9 @@ class Logger:
             now = time.monotonic()
             for log in [log for log in self._timed if log.next_deadline(now) <= now]:
                 self._judge(log, now)
+            if now >= self._scan_at:
+                self._scan_at = float("inf")
+                self._scan()
         self._close()
 
     def _may_end(self) -> bool:
@@ -259,10 +267,15 @@ class Logger:
         if source in log.pipes:
             return False
         try:
-            return log.open(source) is not None
+            pipe = log.open(source)
         except OSError as error:
-            self._say("trouble", source.name, f"{error.strerror}: {error.filename}")
+            if source not in self._unopened:
+                self._say("trouble", source.name, f"{error.strerror}: {error.filename}")
+            self._unopened.add(source)
+            self._scan_at = time.monotonic() + SCAN_AGAIN_S
             return False
+        self._unopened.discard(source)
+        return pipe is not None
 
     def _begin(self, source: Source) -> None:
         log = self._logs[source.name]

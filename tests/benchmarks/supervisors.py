@@ -48,7 +48,7 @@ class Result:
 
 
 def parsupd(folder: Path, count: int, probe: str) -> list[str]:
-    keys = 'type = "simple"\nrestart = "always"\nrestart_sec = 0\nstart_limit_burst = 0\n'
+    keys = 'type = "simple"\nstdout = "null"\nrestart = "always"\nrestart_sec = 0\nstart_limit_burst = 0\n'
     (folder / "parsupd.toml").write_text(
         f'[unit.sleep]\n{keys}exec = ["sleep", "86400"]\ninstances = {count}\n\n'
         f"[unit.probe]\n{keys}exec = ['sh', '-c', '{probe}']\n"

@@ -359,7 +359,7 @@ def test_options_mean_the_same_for_the_journal_and_files(talker: Service) -> Non
     try:
         everything = [f"{level}-{number}" for level in ("info", "warning", "error") for number in range(3)]
         assert said("injournal") == everything * 2
-        assert machine.exists("/var/lib/parsupd/log/infile@1.log")
+        assert machine.exists("/var/lib/parsupd/logs/infile@1.log")
         found = {options: (said("infile", *options), said("injournal", *options)) for options in OPTIONS}
         assert {options: both for options, both in found.items() if both[0] != both[1]} == {}
         assert len({tuple(both[0]) for both in found.values()}) == len(OPTIONS)  # they do choose

@@ -91,6 +91,14 @@ def test_a_logger_without_parsupd_ends_with_the_last_unit(tmp_path: Path) -> Non
     assert sorted(path.name for path in (running.runtime / "logs").iterdir()) == ["lock"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start units of other users")
+def test_a_unit_of_another_user_opens_its_own_stderr(tmp_path: Path) -> None:
+    """Unlike a socket of the journal, the pipe can be opened by name, and only by who has it."""
+    config = f"[unit.a]\n{simple('echo by name > /dev/stderr; exec sleep 600', stdout='file', user='nobody')}"
+    with daemon(tmp_path, config) as running:
+        wait_until(lambda: text_of(running).endswith(" 1 stderr by name\n"), what="output")
+
+
 def test_a_stuck_logger_is_replaced(tmp_path: Path) -> None:
     """A logger that is stopped answers no more, and does not block the unit for longer than it takes to see that."""
     script = "i=0; while [ $i -lt 3000 ]; do echo $i a line that fills the pipe; i=$((i+1)); done; exec sleep 600"

@@ -1,5 +1,6 @@
 """The log of one instance, as the logger keeps it: pipes and spools on one side, files on the other. See log_spool."""
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -68,9 +69,9 @@ class InstanceLog:
     # Pipes
 
     def open(self, source: Source) -> Pipe | None:
-        """Opens a pipe; None where there is none, or there are too many. Raises OSError."""
+        """Opens a pipe; None where there is none. Raises OSError."""
         if len(self.pipes) >= MAX_STREAMS:
-            return None
+            raise OSError(errno.EMFILE, "too many earlier lives still have their output open", self.name)
         slot = self._slots.pop((source.generation, source.stream), None)
         try:
             pipe = self.pipes[source] = Pipe(self._runtime, source, slot)
