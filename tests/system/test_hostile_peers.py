@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import resource
-import socket
 import statistics
 import struct
 import threading
@@ -11,7 +10,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import pytest
@@ -26,6 +25,8 @@ from workerlib.core.uri import UnixLocation, Uri
 from workerlib.server import Server
 from workerlib.serving import ServerConnection
 from workerlib.spec import RpcSettings, pipe, rpc
+from workerlib.testing import Expect, ScriptedPeer, ScriptError
+from workerlib.testing.script import hello
 
 MOST = 1 << 20
 SETTINGS = RpcSettings(
@@ -87,47 +88,15 @@ class Host:
         await self.server.close()
 
     def connect(self) -> "Peer":
-        return Peer(self.path)
+        return Peer.connect(f"PYRO:w@./u:{self.path}", within_s=20)
 
 
-class Peer:
-    """A raw socket."""
-
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(20)
-        self.socket.connect(str(path))
-
-    def send(self, data: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.socket.sendall(data)
-
-    def until_cut_off(self) -> bytes:
-        """Everything that comes until the other end closes."""
-        got = b""
-        with contextlib.suppress(ConnectionResetError):
-            while data := self.socket.recv(1 << 16):
-                got += data
-        return got
-
-    def read_frame(self) -> bytes:
-        got = b""
-        while len(got) < frames.HEADER_SIZE or len(got) < frames.HEADER_SIZE + int.from_bytes(got[12:16], "big"):
-            data = self.socket.recv(1 << 16)
-            assert data, "the worker has closed"
-            got += data
-        return got
+class Peer(ScriptedPeer):
+    """A client that does as it likes, with or without greeting first."""
 
     def greet(self, *, dialect: bool = True) -> None:
-        value = {"workerlib": 1, "window": 8, "value": None} if dialect else "hello"
-        self.send(frame(frames.CONNECT, encode({"object": "w", "handshake": value}), seq=0))
-        assert self.read_frame()[6] == frames.CONNECT_OK
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
+        stock = frame(frames.CONNECT, encode({"object": "w", "handshake": "hello"}), seq=0)
+        self.play([hello("w", window=8) if dialect else stock, Expect(frames.CONNECT_OK)])
 
 
 @contextlib.contextmanager
@@ -254,12 +223,12 @@ def test_what_breaks_the_protocol_ends_the_connection_at_once(host: Host, case: 
         if greeting is not None:
             bad.greet(dialect=greeting)
         bad.send(data)
-        bad.until_cut_off()
+        bad.rest()
         wait_until(lambda: host.reasons, what=case)
         assert len(host.reasons) == 1
         assert reason in host.reasons[0]
         good.send(CALL)
-        assert good.read_frame().endswith(encode(2))
+        good.expect(Expect(frames.RESULT, value=2))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40 << 10, "KiB"
 
 
@@ -284,7 +253,7 @@ def test_who_stops_is_cut_off_by_deadline(host: Host, case: str) -> None:
         if greeting is not None:
             bad.greet(dialect=greeting)
         bad.send(data)
-        bad.until_cut_off()
+        bad.rest()
         wait_until(lambda: host.reasons)
         assert reason in host.reasons[0]
 
@@ -353,7 +322,7 @@ def test_credit_that_is_never_granted_holds_the_generator(host: Host) -> None:
         bad.send(call("numbers", 1_000_000))
         for _ in range(20):
             bad.send(frame(frames.PING, b"ping", seq=9))
-            bad.read_frame()
+            bad.receive()
         assert host.worker.resumed == 8
         bad.send(frame(frames.CREDIT, encode(5)))
         wait_until(lambda: host.worker.resumed == 13)
@@ -398,11 +367,10 @@ def test_a_call_that_cannot_be_read_is_answered_with_an_error(host: Host, case: 
     with host.connect() as peer:
         peer.greet(dialect=dialect)
         peer.send(REFUSED_CALLS[case])
-        answer = peer.read_frame()
-        assert answer[6] == frames.RESULT
-        assert int.from_bytes(answer[8:10], "big") & frames.EXCEPTION
+        answer = peer.expect(Expect(frames.RESULT))
+        assert answer.flags & frames.EXCEPTION
         peer.send(call("add", 1, seq=2))
-        assert peer.read_frame().endswith(encode(2))
+        peer.expect(Expect(frames.RESULT, value=2))
 
 
 class _Latencies(msgspec.Struct):
@@ -468,8 +436,8 @@ def test_others_do_not_notice_200_stalled_peers(tmp_path: Path, runner: Any) -> 
                 peer = peers.enter_context(host.connect())
                 if greeting is not None:
                     peer.greet(dialect=greeting)
-                peer.socket.settimeout(0.2)
-                with contextlib.suppress(TimeoutError):
+                peer.within_s = 0.2
+                with contextlib.suppress(ScriptError):
                     peer.send(data)
             assert len(host.server.connections) == 200
             # The best of several: what disturbs one measurement may be the machine's other work, not the peers.

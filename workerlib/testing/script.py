@@ -107,7 +107,7 @@ class ScriptedPeer:
         self.socket = connected
         self.received: list[Frame] = []
         """The frames that were expected and came, oldest first."""
-        self._within_s = within_s
+        self.within_s = within_s
         self._parser = FrameParser(MOST, inflate)
         self._waiting: list[Frame] = []
         self._ended = False
@@ -159,21 +159,18 @@ class ScriptedPeer:
             what = frames.encode(
                 what.type, what.serializer, what.flags, what.seq, bytes(what.payload), what.annotations
             )
-        self.socket.settimeout(self._within_s)
+        self.socket.settimeout(self.within_s)
         try:
             self.socket.sendall(what)
         except TimeoutError:
-            raise ScriptError(f"{len(what)} bytes were not taken within {self._within_s:g} s") from None
+            raise ScriptError(f"{len(what)} bytes were not taken within {self.within_s:g} s") from None
         except ConnectionError:
             pass
 
     def expect(self, expected: Expect) -> Frame:
         """Waits for the next frame, and compares it. Raises ScriptError."""
-        until = time.monotonic() + self._within_s
         while True:
-            found = self._next(until)
-            if found is None:
-                raise ScriptError("the connection was closed instead")
+            found = self.receive()
             if found.type != frames.PING or expected.type == frames.PING:
                 break
             self.send(frames.encode(frames.PING, found.serializer, 0, found.seq, b"pong"))
@@ -181,9 +178,16 @@ class ScriptedPeer:
         self.received.append(found)
         return found
 
+    def receive(self) -> Frame:
+        """The next frame, whatever it is. Raises ScriptError when none comes."""
+        found = self._next(time.monotonic() + self.within_s)
+        if found is None:
+            raise ScriptError("the connection was closed instead")
+        return found
+
     def rest(self) -> list[Frame]:
         """Waits until the other end closes; the frames that came before. Raises ScriptError."""
-        until = time.monotonic() + self._within_s
+        until = time.monotonic() + self.within_s
         found: list[Frame] = []
         while (frame := self._next(until)) is not None:
             found.append(frame)
@@ -198,7 +202,7 @@ class ScriptedPeer:
             try:
                 data = self.socket.recv(1 << 16)
             except TimeoutError:
-                raise ScriptError(f"nothing came within {self._within_s:g} s") from None
+                raise ScriptError(f"nothing came within {self.within_s:g} s") from None
             except ConnectionError:
                 data = b""
             self._ended = not data
