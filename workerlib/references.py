@@ -61,9 +61,11 @@ def load_named(reference: str, what: str) -> Any:
     """
     place, name = split_reference(reference)
     main = sys.modules["__main__"]
-    main_name = getattr(getattr(main, "__spec__", None), "name", None)
+    spec = getattr(main, "__spec__", None)
     main_file = os.path.abspath(getattr(main, "__file__", None) or "")  # noqa: PTH100
-    if place in {main_name, main_file}:
+    if spec is not None:  # a module, or the __main__.py of a directory or zip file that was run
+        main_file = os.path.dirname(main_file)  # noqa: PTH120
+    if place in {getattr(spec, "name", None), main_file}:
         names: Mapping[str, Any] = vars(main)  # a program that starts its workers as itself: not to be loaded twice
     elif place.startswith("/"):
         names = _load_script(place)

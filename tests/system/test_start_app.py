@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,19 @@ def test_the_program_is_its_own_worker(how: str) -> None:
     assert re.fullmatch(rf"worker __main__ State\.WORKER State\.WORKER {lineage} job uvloop", lines[1])
     assert re.fullmatch(rf"nested __main__ State\.WORKER State\.WORKER {lineage} inner uvloop", lines[2])
     assert lines[3:] == ["returned the result of main"]
+
+
+@pytest.mark.parametrize("how", ["directory", "zip file", "package"])
+def test_a_program_in_a_directory_or_archive_is_not_loaded_twice(how: str, tmp_path: Path) -> None:
+    """Its `__main__.py` is the worker's main module, too: start_app is reached once, with or without a guard."""
+    text = (PROGRAMS / "app_program.py").read_text()
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "__main__.py").write_text(text.replace('if __name__ == "__main__":', "if True:"))
+    with zipfile.ZipFile(tmp_path / "app.zip", "w") as archive:
+        archive.write(tmp_path / "app" / "__main__.py", "__main__.py")
+    program = {"directory": ["app"], "zip file": ["app.zip"], "package": ["-m", "app"]}[how]
+    lines = said(*program, "began", cwd=tmp_path)
+    assert [line.split()[:2] for line in lines[1:3]] == [["worker", "__main__"], ["nested", "__main__"]]
 
 
 @pytest.mark.parametrize(
