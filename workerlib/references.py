@@ -9,12 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from workerlib.core.config import split_reference
+from workerlib.core.config import SCRIPT_MODULE, split_reference
 from workerlib.errors import UsageError
 from workerlib.spec import nearest
 
-SCRIPT_MODULE = "__workerlib_main__"
-"""What a script is called while it is loaded for the worker class in it, so that its main part does not run."""
 _SCRIPT_PATH = "__workerlib_path__"
 
 

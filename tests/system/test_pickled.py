@@ -566,6 +566,34 @@ def test_a_worker_that_answers_with_something_else_is_told(tmp_path: Path) -> No
                 c.run(Board.last)
 
 
+SCRIPT = """
+from workerlib import Pickled, Worker, rpc
+from workerlib.testing import Spawner
+
+class Point:
+    x = 1
+
+class Board(Worker):
+    @rpc
+    async def put(self, point: Pickled[Point]) -> Pickled[Point]:
+        return point
+
+if __name__ == "__main__":
+    with Spawner() as spawner:
+        point = Point()
+        point.x = 5
+        back = spawner(Board).run(Board.put, point)
+        print(type(back) is Point, back.x)
+"""
+
+
+def test_classes_of_the_script_that_was_started_are_found_at_both_ends(tmp_path: Path) -> None:
+    """In the worker the script has another name than `__main__`."""
+    (tmp_path / "job.py").write_text(SCRIPT)
+    out = subprocess.run([sys.executable, tmp_path / "job.py"], capture_output=True, text=True, check=False)
+    assert out.stdout == "True 5\n", out.stderr
+
+
 def test_nothing_of_pickle_is_loaded_until_it_is_used() -> None:
     """A worker without such functions does not even import it for that."""
     code = "import sys, workerlib, workerlib.blocking; workerlib.Pickled; print(*sys.modules)"

@@ -15,6 +15,8 @@ MAX_SIZE = 1 << 20
 ID_VARIABLE = "WORKERLIB_ID"
 """The environment variable with the worker's id, by which a failed spawn finds what is left of it."""
 
+SCRIPT_MODULE = "__workerlib_main__"
+"""What a script is called while it is loaded for the worker class in it, so that its main part does not run."""
 CONTROL = "workerlib.Control"
 """Id of the object in each worker with what all workers offer, and through which a master initialises it."""
 

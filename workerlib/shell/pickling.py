@@ -1,11 +1,14 @@
 """The door to pickle: opt-in, for single arguments, results and items, between processes of one user on one machine."""
 
+import io
 import os
+import sys
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, is_typeddict
 
 from msgspec.msgpack import Ext
 
+from workerlib.core.config import SCRIPT_MODULE
 from workerlib.core.form import Form, Mark
 
 T = TypeVar("T")
@@ -31,10 +34,8 @@ class _PickledForm(Form):
         return Ext(self.code, pickle.dumps(value, PROTOCOL))
 
     def load(self, data: bytes | memoryview) -> Any:
-        import pickle  # noqa: PLC0415 - most programs never pickle
-
         try:
-            value = pickle.loads(data)  # noqa: S301 - that is what it is for; who may send it was asked before
+            value = _unpickle(data)
         except SystemExit as error:  # code that is run by unpickling must not end this process by an exception
             raise RuntimeError(f"unpickling it raised SystemExit: {error}") from None
         self.check(value)
@@ -46,6 +47,19 @@ class _PickledForm(Form):
                 dict.fromkeys(each.__qualname__ for each in _classes_of(self._kind, exact=True) or ())
             )
             raise TypeError(f"Expected `{expected}`, got `{type(value).__qualname__}`")
+
+
+def _unpickle(data: bytes | memoryview) -> Any:
+    """The script that a client was started as is loaded under another name in the worker that it spawned."""
+    import pickle  # noqa: PLC0415 - most programs never pickle
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if module in {"__main__", SCRIPT_MODULE}:
+                module = SCRIPT_MODULE if SCRIPT_MODULE in sys.modules else "__main__"
+            return super().find_class(module, name)
+
+    return Unpickler(io.BytesIO(data)).load()  # who may send it was asked before
 
 
 def _classes_of(kind: Any, *, exact: bool = False) -> tuple[type, ...] | None:
