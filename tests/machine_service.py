@@ -58,6 +58,7 @@ def installed(machine: Machine, units: str, jobs: Mapping[str, str]) -> Iterator
     finally:
         running.systemctl("stop", "parsupd.socket", SERVICE, check=False)
         machine.run(f"{INSTALLED}/bin/parsupd", "uninstall")
-        machine.run("rm", "-rf", "/etc/parsupd", "/srv/jobs", "/etc/systemd/system/parsupd.service.d")
+        left = ("/etc/parsupd", "/srv/jobs", "/etc/systemd/system/parsupd.service.d", "/var/lib/parsupd", "/run/parsupd")
+        machine.run("rm", "-rf", *left)
         running.systemctl("daemon-reload")
         running.systemctl("reset-failed")

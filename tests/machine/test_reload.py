@@ -94,8 +94,10 @@ def test_a_broken_file_changes_nothing_and_says_so(service: Service) -> None:
     assert "new@1" in service.lives()
 
 
-@pytest.mark.parametrize("disturbance", ["restart", "kill -9", "kill -9 and restart"])
-@pytest.mark.parametrize("moment", ["start", "stop", "reload"])
+MOMENTS = [(moment, disturbance) for moment in ("start", "stop", "reload") for disturbance in ("restart", "kill -9")]
+
+
+@pytest.mark.parametrize(("moment", "disturbance"), [*MOMENTS, ("start", "kill -9 and restart")])
 def test_in_the_middle(moment: str, disturbance: str, service: Service) -> None:
     """A restart and kill -9 during a start, a stop and a reload: the targets are met afterwards, nothing runs twice."""
     machine = service.machine
