@@ -58,7 +58,13 @@ def installed(machine: Machine, units: str, jobs: Mapping[str, str]) -> Iterator
     finally:
         running.systemctl("stop", "parsupd.socket", SERVICE, check=False)
         machine.run(f"{INSTALLED}/bin/parsupd", "uninstall")
-        left = ("/etc/parsupd", "/srv/jobs", "/etc/systemd/system/parsupd.service.d", "/var/lib/parsupd", "/run/parsupd")
+        left = (
+            "/etc/parsupd",
+            "/srv/jobs",
+            "/etc/systemd/system/parsupd.service.d",
+            "/var/lib/parsupd",
+            "/run/parsupd",
+        )
         machine.run("rm", "-rf", *left)
         running.systemctl("daemon-reload")
         running.systemctl("reset-failed")

@@ -21,8 +21,8 @@ class Adoption:
         self._records = [] if taken is None else taken.records()
         self._units = {} if taken is None else taken.specs()
         self._scaled = {} if taken is None else taken.scaled
-        # Else what is wanted is on record: what somebody has stopped stays down.
-        self._begins_anew = taken is None or taken.shutting_down
+        # Else what is wanted is on record: what somebody has stopped stays down. Without a unit nothing is.
+        self._begins_anew = taken is None or taken.shutting_down or not self._records
         self._token = token
         self._found = leftovers.find(token)
         self._kept: list[tuple[InstanceName, int]] = []

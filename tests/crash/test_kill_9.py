@@ -332,3 +332,12 @@ def test_a_hand_over_while_leftovers_are_ended(tmp_path: Path) -> None:
         assert len(running.records("unit_changed")) == changes
         running.start()
         os.kill(running.wait_for("a@1", up)["pid"], signal.SIGKILL)
+
+
+def test_the_first_units_come_with_a_restart(tmp_path: Path) -> None:
+    """A parsupd that had no units yet is replaced: what the configuration has by then is started."""
+    with daemon(tmp_path, "[parsupd]\n") as running:
+        assert running.stop(signal.SIGUSR2) == 0
+        (tmp_path / "parsupd.toml").write_text(f"[unit.a]\n{simple('exec sleep 600')}")
+        running.start()
+        assert running.wait_for("a@1", up)

@@ -130,7 +130,7 @@ def test_the_daemons_records_have_real_fields(talker: Service, since: str) -> No
             "_PID": talker.show("MainPID"),
         }.items()
     )
-    assert ready["CODE_FILE"].endswith("executor.py")
+    assert ready["CODE_FILE"].endswith("chronicle.py")
     assert int(ready["CODE_LINE"]) > 1
     assert [entry["PARSUP_EVENT"] for entry in entries].count("unit_ended") == 1
 
