@@ -134,3 +134,17 @@ def test_the_last_lines_are_kept_also_after_the_end() -> None:
     assert len(spawn.lines) == KEPT_LINES
     assert spawn.lines[0] == "11"
     assert spawn.lines[-1] == "last"
+
+
+def test_the_shorter_deadline_is_the_one_that_is_told() -> None:
+    """A whole spawn may have less time than a registration would."""
+    spawn = start(100.0, connection_timeout_s=10, spawn_timeout_s=2, wants_connection=True)
+    assert play(spawn, [(101.9, ()), (102.0, FAIL)]).failure == "did not register within 2 s"
+
+
+def test_a_worker_in_the_foreground_has_nobody_to_release() -> None:
+    """It is initialised when it has registered, and any end of its process is the spawn's."""
+    spawn = start(100.0, connection_timeout_s=10, spawn_timeout_s=20, wants_connection=False, released=True)
+    spawn = play(spawn, [(Registered(), (Effect.INITIALISE,))])
+    assert play(spawn, [(Initialised(), (Effect.SUCCEED,))]).stage is Stage.READY
+    assert play(spawn, [(DIED, FAIL)]).failure == "was killed by SIGKILL"

@@ -111,11 +111,12 @@ def tick(spawn: Spawn, now: float) -> tuple[Spawn, tuple[Effect, ...]]:
     by = next_deadline(spawn)
     if by is None or now < by:
         return spawn, ()
+    within_s = min(spawn.connection_timeout_s, spawn.spawn_timeout_s)
     match spawn.stage:
         case Stage.LAUNCHED:
-            return _fail(spawn, f"did not register within {spawn.connection_timeout_s:g} s")
+            return _fail(spawn, f"did not register within {within_s:g} s")
         case Stage.REGISTERED if not spawn.released:
-            return _fail(spawn, f"was not released within {spawn.connection_timeout_s:g} s")
+            return _fail(spawn, f"was not released within {within_s:g} s")
         case Stage.REGISTERED:
             return _fail(spawn, f"did not return from init within {spawn.spawn_timeout_s:g} s of its launch")
         case _:
