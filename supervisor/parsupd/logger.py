@@ -159,10 +159,12 @@ class Logger:
 
     def _close(self) -> None:
         if self._compression is not None:
-            pid, pidfd, _, _ = self._compression
+            pid, pidfd, name, number = self._compression
             os.kill(pid, signal.SIGKILL)  # our own child; the next logger does it again
             os.waitpid(pid, 0)
             os.close(pidfd)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary_name(self._folder.path_of(name, number), pid))
         for log in self._logs.values():
             log.close()
         self._listening.close()
@@ -259,7 +261,9 @@ class Logger:
             self._begin(source)
         now = time.monotonic()
         for name in list(sweep(self._pipes_dir, set(self._logs))):
-            self._judge(self._log(name), now)  # an earlier one has left a record to be written
+            log = self._log(name)  # an earlier logger was killed when all was read, but perhaps not all was said
+            log.forget_ended(set())
+            self._judge(log, now)
 
     def _opened(self, source: Source) -> bool:
         """Opens a pipe; whether that is new."""
@@ -371,13 +375,18 @@ class Logger:
         self._compress()
 
 
+def temporary_name(path: str, pid: int) -> str:
+    """Where a process compresses to: one that a killed logger has started may be at the same file."""
+    return f"{path}.gz.{pid}{TEMPORARY}"
+
+
 def compress(path: str) -> None:
     """Replaces the file by a compressed one. Killed at any moment, it leaves one or the other, or both."""
     import gzip  # noqa: PLC0415 - only this process needs it
     import shutil  # noqa: PLC0415 - same
 
     os.nice(19)
-    temporary = f"{path}.gz.{os.getpid()}{TEMPORARY}"  # one that a killed logger has started may be at it, too
+    temporary = temporary_name(path, os.getpid())
     with open(path, "rb") as source:
         status = os.fstat(source.fileno())
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

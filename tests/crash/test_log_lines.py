@@ -32,7 +32,13 @@ for first in range(0, lines, 500):
 
 def kept(folder: Path, name: str) -> Iterator[bytes]:
     """All records of an instance, in the order of its files."""
-    found = sorted({parsed[1].number for path in folder.iterdir() if (parsed := log_files.parse_name(path.name))})
+    found = sorted(
+        {
+            parsed[1].number
+            for path in folder.iterdir()
+            if (parsed := log_files.parse_name(path.name)) and parsed[0] == name
+        }
+    )
     for number in found:
         plain, packed = (folder / log_files.LogFile(number, compressed).name(name) for compressed in (False, True))
         data = plain.read_bytes() if plain.exists() else gzip.decompress(packed.read_bytes())

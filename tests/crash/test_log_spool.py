@@ -207,6 +207,27 @@ def test_all_pipes_are_known_before_the_first_one_ends(setup: Setup) -> None:
     assert [(stream, text) for stream, _, text in setup.records()] == [("stdout", b"one"), ("stderr", b"one")]
 
 
+def test_what_a_killed_logger_knew_at_its_end_keeps_nobody(setup: Setup) -> None:
+    """One that was killed between the end of the last pipe and its own leaves nothing that the next one waits for."""
+    log, folder = setup.logger()
+    _real_write(setup.ends[OUT], b"one\n")
+    setup.drain(log, OUT)
+    for pipe in log.pipes.values():
+        pipe.remove()
+    os.close(log._fd)
+    os.close(folder._lock)
+    log._state.close()
+    (setup.runtime / log_spool.fifo_name(ERR)).unlink()
+    logger = Logger(str(setup.folder), str(setup.logs), "1")
+    logger._heard = True
+    logger._scan()
+    assert logger._may_end()
+    logger.run()
+    for fd in (logger._lock, logger._folder._lock):
+        os.close(fd)
+    assert [path.name for path in setup.runtime.iterdir()] == ["lock"]
+
+
 def test_a_full_disk_blocks_then_drops_and_counts(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was taken before is written later, what was dropped is counted where it is missing, half lines are marked."""
     settings = SETTINGS._replace(block_s=2.0)

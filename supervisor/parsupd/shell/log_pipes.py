@@ -294,10 +294,11 @@ class LogPipes:
         if self._sock is not None:
             self._send("end")
         elif not self._held:
-            return
+            self._ended.set()
         try:
             async with asyncio.timeout(within_s):
                 await self._ended.wait()
+            (self._runtime / SOCKET).unlink(missing_ok=True)  # of one that was killed
         except TimeoutError:
             names = sorted({source.name for source in self._held})
             self._log.warning("logger_left", units=names, reason="it goes on: somebody still has their output open")
