@@ -1,14 +1,15 @@
 """Start-up as recovery: takes over what an earlier parsupd left, whether it handed over, crashed, or never ran."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from parsupd.core import events as told
 from parsupd.core.fleet import Fleet
-from parsupd.core.recovery import Fate, Found, Verdict, judge, strays
+from parsupd.core.recovery import Fate, Found, Verdict, command_of, judge, runs_command, strays
 from parsupd.core.snapshot import InstanceRecord, Snapshot, held_of, state_of
 from parsupd.core.unitfile import ConfigurationError
-from parsupd.core.units import Configuration, InstanceName
+from parsupd.core.units import Configuration, ExitCause, InstanceName
 from parsupd.executor import Executor
 from parsupd.reloading import with_transients
 from parsupd.shell import leftovers
@@ -63,6 +64,10 @@ class Adoption:
                 case Fate.ADOPT | Fate.FIND:
                     self._kept.append((name, record.generation))
                     self._adopt(executor, record, name, verdict)
+                    self._adopt_command(executor, record, name, own.get((name, record.generation), ()))
+                case Fate.COMMAND:
+                    self._kept.append((name, record.generation))
+                    self._adopt_command(executor, record, name, own.get((name, record.generation), ()))
                 case Fate.INTERRUPT:
                     self._interrupted.append((name, record.generation))
 
@@ -74,6 +79,18 @@ class Adoption:
             self._events.append(told.Spawned(name, record.generation, process.pid))
         self._log.info("unit_adopted", unit=str(name), generation=record.generation, pid=process.pid)
         executor.adopt(name, record.generation, process, record.run.uri)
+
+    def _adopt_command(
+        self, executor: Executor, record: InstanceRecord, name: InstanceName, found: Iterable[Found]
+    ) -> None:
+        """Its end is waited for as if it had been started here; one that has gone meanwhile has ended somehow."""
+        command = command_of(record, found)
+        if command is not None:
+            self._log.info("command_adopted", unit=str(name), command=command.hook, pid=command.pid)
+            executor.adopt_command(name, command)
+        elif runs_command(record):
+            cause = ExitCause.unknown("while no parsupd was there to see it")
+            self._events.append(told.HookEnded(name, record.generation, cause))
 
     async def finish(self, executor: Executor) -> None:
         """Ends what belongs to nobody, then lets the fleet go on: not before, so that nothing runs twice."""

@@ -20,6 +20,7 @@ from parsupd.core import effects as do
 from parsupd.core import events as told
 from parsupd.core.addresses import SOCKET
 from parsupd.core.fleet import Fleet
+from parsupd.core.recovery import Found
 from parsupd.core.roster import NoSuchUnitError
 from parsupd.core.snapshot import ProcessRecord
 from parsupd.core.tally import AT_REST
@@ -483,8 +484,10 @@ class Executor:
         tag, spec = self._tag(instance, generation), self.fleet.spec(instance)
         kept = self._kept.take(process.pid, process.started)
         child = self._children.take_over(process.pid, process.started, process.group, kept, tag)
-        state = self.fleet.state(instance)[0].sub_state
-        self._lives.follow(instance, generation, child, launcher=_is_launcher(spec, state))
+        state = self.fleet.state(instance)[0]
+        launcher = spec.type is UnitType.FORKING and state.sub_state is SubState.STARTING
+        launched = state.run.exit if launcher and state.run is not None else None
+        self._lives.follow(instance, generation, child, launcher=launcher, launched=launched)
         if spec.listens_for_notices:
             self.notices.open(instance, generation, spec, _owner(process.pid))
         if process.worker_id and not child.exited.done():
@@ -498,6 +501,12 @@ class Executor:
                 self._carry_out(do.Publish(instance, generation, published))
             waiting = self._loop.create_task(self._await_worker(instance, generation, master, record, child))
             self._spawns[instance, generation] = waiting
+
+    def adopt_command(self, instance: InstanceName, found: Found) -> None:
+        """Takes over one of the unit's commands that an earlier parsupd has started."""
+        tag = self._tag(instance, found.generation, found.hook)
+        child = self._children.take_over(found.pid, found.started, found.group, None, tag)
+        self._hooks.follow(instance, found.generation, child)
 
     async def _await_worker(
         self, instance: InstanceName, generation: int, master: Master, record: WorkerRecord, child: Child
@@ -552,11 +561,6 @@ def program_path(inherited: Mapping[str, str]) -> dict[str, str]:
         return {}
     own = str(Path(sys.prefix) / "bin")
     return {"PATH": os.pathsep.join([own, *os.get_exec_path(inherited)])}
-
-
-def _is_launcher(spec: UnitSpec, state: SubState) -> bool:
-    """Whether the process of a forking unit is still the program that is to leave the daemon behind."""
-    return spec.type is UnitType.FORKING and state is SubState.STARTING
 
 
 def _owner(pid: int) -> int | None:

@@ -21,6 +21,7 @@ from workerlib.core.daemonizing import Exited as ExitedWith
 from workerlib.shell import process
 
 MAX_PID_FILE = 64
+STEP_S = 0.02
 
 Key = tuple[InstanceName, int]
 
@@ -55,14 +56,24 @@ class Lives:
         """Its main process, or the one that was it while others are left."""
         return self._mains.get((instance, generation))
 
-    def follow(self, instance: InstanceName, generation: int, child: Child, *, launcher: bool = False) -> None:
+    def follow(
+        self,
+        instance: InstanceName,
+        generation: int,
+        child: Child,
+        *,
+        launcher: bool = False,
+        launched: ExitCause | None = None,
+    ) -> None:
         """Reports the exit of a main process and the end of all others, each once.
 
-        `launcher`: it is to leave a daemon behind, which is looked for then.
+        `launcher`: it is to leave a daemon behind, which is looked for then. `launched`: how it ended, when that is
+        known already.
         """
         self._mains[instance, generation] = child
+        child.daemonizes = launcher
         self._records.setdefault(instance, ProcessRecord(child.pid, child.started, child.group))
-        self._follow_main(instance, generation, child, launcher=launcher)
+        self._follow_main(instance, generation, child, launcher=launcher, launched=launched)
 
         def empty(_future: "asyncio.Future[None]") -> None:
             self._mains.pop((instance, generation), None)
@@ -72,7 +83,15 @@ class Lives:
 
         child.group_empty.add_done_callback(empty)
 
-    def _follow_main(self, instance: InstanceName, generation: int, child: Child, *, launcher: bool = False) -> None:
+    def _follow_main(
+        self,
+        instance: InstanceName,
+        generation: int,
+        child: Child,
+        *,
+        launcher: bool = False,
+        launched: ExitCause | None = None,
+    ) -> None:
         its_exit, pid, started = child.exited, child.pid, child.started
         if not its_exit.done():
             self._kept.keep(pid, started)
@@ -82,7 +101,7 @@ class Lives:
                 self.on_exit(instance)
             if child.exited is not its_exit:
                 return  # another process is the main one; perhaps those were its last words
-            cause = cause_of(future.result())
+            cause = launched or cause_of(future.result())
             if launcher:
                 self._feed(told.Launched(instance, generation, cause))
             else:
@@ -134,6 +153,12 @@ class Lives:
             if self.change_main(*key, pid):
                 self._feed(told.MainChanged(*key, pid))
                 return
+        # A step of a double fork that has gone by now: who follows it is about to come to us.
+        self._loop.call_later(STEP_S, self._guess_again, key, child)
+
+    def _guess_again(self, key: Key, child: Child) -> None:
+        if self._mains.get(key) is child and not child.group_empty.done() and not self.closed:
+            self._guess(key, child)
 
     def _read_pid_file(self, key: Key, path: str) -> bool:
         try:

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from parsupd.core import snapshot
-from parsupd.core.recovery import Fate, Found, judge, strays
+from parsupd.core.recovery import Fate, Found, command_of, judge, runs_command, strays
 from parsupd.core.snapshot import InstanceRecord, ProcessRecord, Snapshot
 from parsupd.core.unit_state import Run, UnitState
 from parsupd.core.units import InstanceName, SubState, UnitSpec, UnitType
@@ -13,11 +13,15 @@ NAME = InstanceName("a", 1)
 PROCESS = ProcessRecord(10, 1000, 10)
 LEADER = Found(20, 2000, 20, NAME, 3)
 MEMBER = Found(21, 2001, 20, NAME, 3)
+COMMAND = Found(30, 3000, 30, NAME, 3, "exec_stop_post:0")
+START_PRE = Run(1.0, empty=True, hook=0)
 OTHER_LEADER = Found(22, 2002, 22, NAME, 3)  # it has made a session of its own
 
 
 def a_record(*, run: Run | None, process: ProcessRecord | None = None) -> InstanceRecord:
     sub_state = SubState.STARTING if run is not None else SubState.DEAD
+    if run is not None and run.empty:
+        sub_state = SubState.START_PRE if run.pid is None else SubState.STOP_POST
     state = UnitState(NAME, UnitSpec(name="a"), sub_state=sub_state, generation=3, run=run)
     return snapshot.record(state, None, process)
 
@@ -31,6 +35,9 @@ CASES = {
     "the first of two leaders": (
         Run(1.0), None, UnitType.SIMPLE, [OTHER_LEADER, LEADER], Fate.FIND, ProcessRecord(20, 2000, 20)
     ),
+    "only a command of its own": (Run(1.0), None, UnitType.SIMPLE, [COMMAND], Fate.INTERRUPT, None),
+    "its command before the start": (START_PRE, None, UnitType.SIMPLE, [COMMAND], Fate.INTERRUPT, None),
+    "its command after the end": (Run(1.0, 10, empty=True, hook=0), None, UnitType.SIMPLE, [COMMAND], Fate.COMMAND, None),
     "only a child is left": (Run(1.0), None, UnitType.SIMPLE, [MEMBER], Fate.INTERRUPT, None),
     "not started": (Run(1.0), None, UnitType.SIMPLE, [], Fate.INTERRUPT, None),
     "worker before its initialisation": (Run(1.0), None, UnitType.WORKER, [LEADER], Fate.INTERRUPT, None),
@@ -79,3 +86,12 @@ def test_a_snapshot_is_of_one_boot_and_format() -> None:
     assert snapshot.decode(snapshot.encode(msgspec.structs.replace(taken, format=0)), "boot") is None
     damaged = msgspec.structs.replace(taken, instances=[msgspec.Raw(snapshot.encode({"name": 1}))])
     assert snapshot.decode(snapshot.encode(damaged), "boot") is None
+
+
+def test_a_command_is_taken_over_only_when_the_record_has_it() -> None:
+    """One that was started and not recorded belongs to no state that waits for it."""
+    waits = a_record(run=Run(1.0, 10, hook=0), process=PROCESS)
+    assert command_of(waits, [LEADER, COMMAND]) == COMMAND
+    assert command_of(waits, [LEADER]) is None
+    assert runs_command(waits)
+    assert command_of(a_record(run=Run(1.0, 10), process=PROCESS), [COMMAND]) is None

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from parsupd.core.snapshot import InstanceRecord, ProcessRecord
-from parsupd.core.units import InstanceName, UnitType
+from parsupd.core.units import InstanceName, SubState, UnitType
 
 
 class Found(NamedTuple):
@@ -30,6 +30,7 @@ class Fate(enum.Enum):
     REST = "rest"  # nothing of it runs
     ADOPT = "adopt"  # its main process is known: it is taken over, or found to have ended
     FIND = "find"  # a program whose start was not recorded any more, and that lives
+    COMMAND = "command"  # nothing of it runs but one of its commands, or did
     INTERRUPT = "interrupt"  # it was being started: what there is of it is ended, and it starts anew
 
 
@@ -46,13 +47,26 @@ def judge(record: InstanceRecord, kind: UnitType, found: Iterable[Found]) -> Ver
         return Verdict(Fate.REST)
     if record.process is not None:
         return Verdict(Fate.ADOPT, record.process)
+    if record.run.empty and record.sub_state is not SubState.START_PRE:
+        return Verdict(Fate.COMMAND)
     # The process was started, if at all, in the moment between two records. A worker is of no use then: whoever would
     # have initialised it has gone, and it ends by itself. A program leads the group that it was started in.
-    leaders = sorted((one for one in found if one.pid == one.group), key=lambda one: one.started)
+    leaders = sorted((one for one in found if one.pid == one.group and not one.hook), key=lambda one: one.started)
     if kind is UnitType.WORKER or not leaders:
         return Verdict(Fate.INTERRUPT)
     first = leaders[0]
     return Verdict(Fate.FIND, ProcessRecord(first.pid, first.started, first.group))
+
+
+def command_of(record: InstanceRecord, found: Iterable[Found]) -> Found | None:
+    """The command that ran when the record was made, if it still does; it leads the group that it was started in."""
+    leaders = [one for one in found if one.hook and one.pid == one.group]
+    return min(leaders, key=lambda one: one.started, default=None) if runs_command(record) else None
+
+
+def runs_command(record: InstanceRecord) -> bool:
+    """Whether one of the unit's commands ran when the record was made."""
+    return record.run is not None and record.run.hook is not None
 
 
 def strays(found: Iterable[Found], kept: Iterable[tuple[InstanceName, int]]) -> list[Found]:

@@ -34,6 +34,10 @@ FIRST_FD = 3
 """Where the descriptors begin that a program is passed."""
 
 
+LOOKS = 3
+"""How often a process is looked for that may be a step of a daemon's double fork, and gone when it is seen."""
+
+
 @dataclass(eq=False, slots=True)
 class Child:
     """The main process of one incarnation, and all others of it."""
@@ -46,6 +50,8 @@ class Child:
     popen: "subprocess.Popen[bytes] | None" = None
     adopted: bool = False
     """Whether an earlier daemon has started it: then its orphans are not this one's children."""
+    daemonizes: bool = False
+    """Whether it is to leave a daemon behind: processes that fork and end at once are looked for more than once."""
     started: int = 0
     """Start time of the main process, in clock ticks since boot."""
     pidfd: int = -1
@@ -257,15 +263,27 @@ class Children:
     # Those that have left their group
 
     def _outside(self, child: Child, inside: frozenset[int] = frozenset()) -> frozenset[int]:
-        """Living processes of the child's unit that are in none of its groups."""
+        """Living processes of the child's unit that are in none of its groups.
+
+        A process that forks and ends while it is looked for hands its child to us before it is seen to have ended: so
+        who has come to us meanwhile is looked at, too.
+        """
         if child.tag is None:
             return frozenset()
-        if child.adopted:
-            roots = tagged(child.tag)
-        else:
-            mine = process.children() - self._children.keys()
-            self._orphans = {pid: self._orphans[pid] if pid in self._orphans else tag_of(pid) for pid in mine}
+        if child.adopted or child.daemonizes:
+            looks = (self._look_outside(child, inside, tagged(child.tag)) for _ in range(LOOKS))
+            return next((found for found in looks if found), frozenset())
+        mine: frozenset[int] = frozenset()
+        found: frozenset[int] = frozenset()
+        while new := process.children() - mine:
+            mine |= new
+            ours = mine - self._children.keys()
+            self._orphans = {pid: self._orphans[pid] if pid in self._orphans else tag_of(pid) for pid in ours}
             roots = frozenset(pid for pid, tag in self._orphans.items() if tag == child.tag)
+            found |= self._look_outside(child, inside, roots)
+        return found
+
+    def _look_outside(self, child: Child, inside: frozenset[int], roots: frozenset[int]) -> frozenset[int]:
         if not child.exited.done():
             roots |= {child.pid}
         found = roots | process.descendants(roots | inside)
