@@ -587,6 +587,17 @@ HISTORIES: dict[str, tuple[UnitType, dict[str, Any], list[tuple[Any, float, list
             (empty(), 99, ["note 1: timed out: not down 10 s after SIGTERM", "waiting"]),
         ],
     ),
+    "an end that is on record is told again by who knows less of it": (
+        ONESHOT,
+        NO,
+        [
+            *UP,
+            (spawned(), 1, []),
+            (exited(CLEAN), 2, ["signal 1 15", "stopping"]),
+            (exited(ExitCause.unknown()), 3, []),
+            (empty(), 3, ["note 1: exited with 0", "exited"]),
+        ],
+    ),
     "start limit: slow retry": (
         SIMPLE,
         {"start_limit_burst": 1, "start_limit_action": StartLimitAction.SLOW_RETRY, "restart_max_delay_s": 3.0},

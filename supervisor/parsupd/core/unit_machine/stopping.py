@@ -197,10 +197,15 @@ def _signals(state: UnitState, signal: int) -> list[UnitEffect]:
 
 
 def with_exit(state: UnitState, event: Exited | Launched) -> UnitState:
-    """Notes how the main process ended; others that are to be left to themselves do not count any more."""
+    """Notes how the main process ended; others that are to be left to themselves do not count any more.
+
+    Whoever takes a run over may report an end again of which he knows less than is on record.
+    """
+    run = the_run(state)
+    cause = run.exit if run.exit is not None and event.cause.kind is ExitKind.UNKNOWN else event.cause
     alone = state.spec.kill_mode is KillMode.PROCESS and isinstance(event, Exited)
     stack = event.stack if isinstance(event, Exited) else ()
-    return with_run(state, exit=event.cause, stack=stack, empty=the_run(state).empty or alone)
+    return with_run(state, exit=cause, stack=stack, empty=run.empty or alone)
 
 
 def with_nobody(state: UnitState, event: GroupEmpty) -> UnitState:
