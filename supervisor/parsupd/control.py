@@ -19,6 +19,7 @@ from parsupd.core.plan import Plan
 from parsupd.core.readers import BadValueError
 from parsupd.core.roster import NoSuchUnitError
 from parsupd.core.status import InstanceStatus
+from parsupd.core.templates import template_of
 from parsupd.core.unit_keys import UNIT_KEYS
 from parsupd.core.units import SIGNAL_NAMES, ActiveState, InstanceName, SubState, Target
 from parsupd.executor import Executor
@@ -137,6 +138,7 @@ class Supervisor:
         Raises LookupError for an unknown name, RuntimeError while everything is being stopped, TimeoutError.
         """
         await self._ready()
+        self._make(names)
         self._command([told.Start(name) for name in names])
         return await self._until(names, lambda status: status.sub_state in UP | AT_REST, wait, timeout_s)
 
@@ -163,6 +165,7 @@ class Supervisor:
         Raises as `start`.
         """
         await self._ready()
+        self._make(names)
         before = {status.name: status.generation for status in self._statuses(names)}
         self._command([told.Restart(name) for name in names])
 
@@ -420,6 +423,15 @@ class Supervisor:
         await self._executor.opened.wait()
         if self._executor.handed_over:
             raise RuntimeError("parsupd is being replaced by another one: ask that")
+
+    def _make(self, names: Iterable[str]) -> None:
+        """Makes what is not there, and what there is a template for."""
+        for name in names:
+            if name not in self._fleet.specs and template_of(name) in self._fleet.configuration.templates:
+                try:
+                    self._reloader.make(name)
+                except NotReloadedError as error:
+                    raise ValueError(str(error)) from None
 
     def _command(self, commands: list[told.Command]) -> None:
         try:

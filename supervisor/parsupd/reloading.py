@@ -11,7 +11,7 @@ import msgspec
 from parsupd.core.events import Reconfigure, Scale
 from parsupd.core.fleet import ShuttingDownError
 from parsupd.core.plan import Plan
-from parsupd.core.unitfile import ConfigurationError, check_edges
+from parsupd.core.unitfile import ConfigurationError, check_edges, with_made
 from parsupd.core.units import Configuration, InstanceName, UnitSpec
 from parsupd.executor import Executor
 from workerlib import UsageError
@@ -97,6 +97,14 @@ class Reloader:
         """Adds a unit that no file has, and starts it. Raises NotReloadedError."""
         now = self._executor.fleet.configuration
         self._give(Reconfigure(replace(now, units={**now.units, spec.name: spec})))
+
+    def make(self, name: str) -> None:
+        """Adds a unit made from a template, with those that it names; nothing is started. Raises NotReloadedError."""
+        try:
+            configuration = with_made(self._executor.fleet.configuration, name)
+        except ConfigurationError as error:
+            raise NotReloadedError(str(error)) from None
+        self._give(Reconfigure(configuration))
 
     def drop(self, names: Collection[str]) -> None:
         """Removes units that no file has. Raises NotReloadedError."""

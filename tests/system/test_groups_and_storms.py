@@ -114,3 +114,32 @@ def test_a_storm_is_braked_and_said(run: Run) -> None:
     _, _, stderr = daemon.stop()
     (record,) = [line for line in map(json.loads, stderr.splitlines()) if line["event"] == "restart_storm"]
     assert record["level"] == "error"
+
+
+def test_a_template_makes_units_for_a_start(run: Run, tmp_path: Path) -> None:
+    """With what it requires; a second start is the same; it goes on over a reload, and is gone after its stop."""
+    daemon = run(
+        f"""
+        [unit."web@"]
+        type = "simple"
+        exec = ["sh", "-c", "echo %n > {tmp_path}/%i; exec sleep 1000"]
+        requires = ["db@%i"]
+        instances = 2
+        [unit."db@"]
+        type = "simple"
+        exec = ["sleep", "1000"]
+        instantiate = ["0"]
+        """
+    )
+    daemon.wait_active("db@0")
+    daemon.ask("start", ["web@7"])
+    before = {one["name"]: one["pid"] for one in daemon.ask("status")}
+    assert sorted(before) == ["db@0@1", "db@7@1", "web@7@1", "web@7@2"]
+    wait_until(lambda: (tmp_path / "7").exists() and (tmp_path / "7").read_text() == "web@7\n")
+    daemon.ask("start", ["web@7"])
+    daemon.ask("reload")
+    assert {one["name"]: one["pid"] for one in daemon.ask("status")} == before
+    daemon.ask("stop", ["db@7"])
+    wait_until(lambda: [one["name"] for one in daemon.ask("status")] == ["db@0@1"])
+    with pytest.raises(LookupError, match="no unit or instance 'mail@7'"):
+        daemon.ask("start", ["mail@7"])

@@ -6,12 +6,14 @@ The shell reads files and expands globs; what is here sees only text. Paths in a
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
-from parsupd.core import graph
-from parsupd.core.readers import BadValueError, Reader, did_you_mean
-from parsupd.core.toml_lines import Path, key_lines, line_of
+from parsupd.core.edges import DEPENDENCY_KEYS, EDGE_KEYS, NAME_KEYS, check_dependencies
+from parsupd.core.findings import File, Found, Problem
+from parsupd.core.readers import BadValueError, Reader, did_you_mean, filled, several
+from parsupd.core.templates import LONGEST, Template, expanded, made, named_in, template_of
+from parsupd.core.toml_lines import Path, key_lines
 from parsupd.core.unit_keys import DAEMON_KEYS, GROUP_KEYS, NEEDED, ONLY_FOR, UNIT_KEYS, UNIT_NAME, VARIABLE, field_of
 from parsupd.core.units import (
     Configuration,
@@ -24,30 +26,12 @@ from parsupd.core.units import (
     UnitSpec,
     UnitType,
 )
-from parsupd.core.wiring import earlier_in_groups
 
-DEFAULT_INCLUDE = ("units.d/*.toml",)
-PULLING_KEYS = ("requires", "binds_to", "wants")
-DEPENDENCY_KEYS = ("requires", "binds_to", "wants", "after")
-NAME_KEYS = ("part_of", "conflicts", "on_failure")
 TABLES = ("parsupd", "unit", "group")
 MOST_IN_GROUP = 200
 """Each unit of a group waits for all before it: the number of edges grows with the square."""
-ORDER_KEYS = (*DEPENDENCY_KEYS, "part_of")
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong in a file; `str` gives `file:line: key: message`."""
-
-    file: str
-    line: int | None
-    key: str  # e.g. unit.pricing.restart_sec; empty when the file as a whole is concerned
-    message: str
-
-    def __str__(self) -> str:
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
+BAD_NAME = "a unit's name has letters, digits, dots, dashes and underscores, 128 at most"
+DEFAULT_INCLUDE = ("units.d/*.toml",)
 
 
 class ConfigurationError(Exception):
@@ -65,31 +49,6 @@ class UnitProblem(Protocol):
     below: str
 
 
-@dataclass(slots=True)
-class _File:
-    """One file while it is read."""
-
-    path: str
-    document: dict[str, Any]
-    lines: Mapping[Path, int]
-    problems: list[Problem]
-
-    def complain(self, where: Path, message: str, below: str = "") -> None:
-        self.problems.append(Problem(self.path, line_of(self.lines, where), ".".join(where) + below, message))
-
-
-@dataclass(slots=True)
-class _Found:
-    """What all files together hold so far."""
-
-    units: dict[str, UnitSpec] = field(default_factory=dict)
-    files: dict[str, _File] = field(default_factory=dict)  # by name of the unit
-    edges: dict[str, dict[str, tuple[Dependency, ...]]] = field(default_factory=dict)  # of units with errors too
-    daemon: DaemonSettings = field(default_factory=DaemonSettings)
-    groups: dict[str, GroupSpec] = field(default_factory=dict)
-    group_files: dict[str, _File] = field(default_factory=dict)
-
-
 def include_patterns(path: str, text: str) -> tuple[str, ...]:
     """The globs of the files that the main file includes, relative ones resolved against it.
 
@@ -102,7 +61,7 @@ def include_patterns(path: str, text: str) -> tuple[str, ...]:
     file = _load(path, text, problems)
     if file is None:
         raise ConfigurationError(problems)
-    return _daemon(_File(path, file.document, file.lines, [])).include
+    return _daemon(File(path, file.document, file.lines, [])).include
 
 
 def _nothing_wrong(_: UnitSpec) -> tuple[UnitProblem, ...]:
@@ -125,23 +84,50 @@ def parse(
         ConfigurationError: Something is wrong; it has all problems of all files.
     """
     problems: list[Problem] = []
-    found = _Found()
-    complete = True
-    for path, text in files:
-        file = _load(path, text, problems)
-        if file is None:
-            complete = False
-        else:
-            _read_file(file, found, is_main=path == main)
-            for spec in found.units.values():
-                if found.files[spec.name] is file:
-                    for problem in check(spec):
-                        file.complain(("unit", spec.name, problem.key), str(problem), problem.below)
+    found = Found()
+    loaded = [_load(path, text, problems) for path, text in files]
+    read = [file for file in loaded if file is not None]
+    complete = len(read) == len(loaded)
+    _expand_templates(read, found)
+    for file in read:
+        _read_file(file, found, is_main=file.path == main)
+        for spec in found.units.values():
+            if found.files[spec.name] is file:
+                for problem in check(spec):
+                    file.complain(("unit", spec.name, problem.key), str(problem), problem.below)
     if complete:  # else a unit that is named may stand in the file that cannot be read
-        _check_dependencies(found)
+        check_dependencies(found)
+    if problems:
+        places = {path: place for place, (path, _) in enumerate(files)}
+        raise ConfigurationError(sorted(problems, key=lambda problem: places[problem.file]))
+    return Configuration(found.daemon, found.units, found.groups, found.templates)
+
+
+def with_made(configuration: Configuration, name: str) -> Configuration:
+    """The configuration with a unit made from a template, and those that it names. They are transient.
+
+    Raises:
+        ConfigurationError: It cannot be made, e.g. because of what it depends on.
+    """
+    problems: list[Problem] = []
+    template = configuration.templates[template_of(name)]
+    file = File(template.source, {}, {}, problems)
+    units = configuration.units
+    found = Found(dict(units), dict.fromkeys(units, file), {one: edges_of(spec) for one, spec in units.items()})
+    found.groups.update(configuration.groups)
+    found.group_files.update(dict.fromkeys(configuration.groups, file))
+    try:
+        tables = made([name], configuration.templates, units, EDGE_KEYS)
+    except BadValueError as error:
+        raise ConfigurationError([Problem(template.source, None, f"unit.{name}", str(error))]) from None
+    for one, table in tables.items():
+        found.files[one] = File(configuration.templates[template_of(one)].source, {}, {}, problems)
+        _read_unit(found.files[one], one, {**table, "enabled": False}, found)
+    check_dependencies(found)
     if problems:
         raise ConfigurationError(problems)
-    return Configuration(found.daemon, found.units, found.groups)
+    new = {one: replace(found.units[one], transient=True) for one in tables}
+    return replace(configuration, units={**units, **new})
 
 
 def parse_one(name: str, table: Mapping[str, Any], source: str, others: Mapping[str, UnitSpec]) -> UnitSpec:
@@ -157,14 +143,14 @@ def parse_one(name: str, table: Mapping[str, Any], source: str, others: Mapping[
         ConfigurationError: Something is wrong; it has all problems.
     """
     problems: list[Problem] = []
-    file = _File(source, {"unit": {name: table}}, {}, problems)
+    file = File(source, {"unit": {name: table}}, {}, problems)
     others = {other: spec for other, spec in others.items() if other != name}
-    found = _Found(dict(others), dict.fromkeys(others, file))
+    found = Found(dict(others), dict.fromkeys(others, file))
     for other, spec in others.items():
         found.edges[other] = edges_of(spec)
     _read_unit(file, name, dict(table), found)
     found.files[name] = file
-    _check_dependencies(found)
+    check_dependencies(found)
     if problems:
         raise ConfigurationError(problems)
     return found.units[name]
@@ -180,10 +166,10 @@ def edges_of(spec: UnitSpec) -> dict[str, tuple[Dependency, ...]]:
 def check_edges(units: Mapping[str, UnitSpec]) -> None:
     """Checks the dependencies of units that were read at different times. Raises ConfigurationError."""
     problems: list[Problem] = []
-    found = _Found(dict(units), {name: _File(spec.source, {}, {}, problems) for name, spec in units.items()})
+    found = Found(dict(units), {name: File(spec.source, {}, {}, problems) for name, spec in units.items()})
     for name, spec in units.items():
         found.edges[name] = edges_of(spec)
-    _check_dependencies(found)
+    check_dependencies(found)
     if problems:
         raise ConfigurationError(problems)
 
@@ -232,7 +218,7 @@ def _unquote(value: str) -> str | None:
     return "".join(found)
 
 
-def _load(path: str, text: str, problems: list[Problem]) -> _File | None:
+def _load(path: str, text: str, problems: list[Problem]) -> File | None:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -241,10 +227,75 @@ def _load(path: str, text: str, problems: list[Problem]) -> _File | None:
         message = f"{str(error)[: place.start()]} in column {place[2]}" if place else str(error)
         problems.append(Problem(path, line, "", f"not TOML: {message}"))
         return None
-    return _File(path, document, key_lines(text), problems)
+    return File(path, document, key_lines(text), problems)
 
 
-def _read_file(file: _File, found: _Found, *, is_main: bool) -> None:
+def _expand_templates(files: Iterable[File], found: Found) -> None:
+    """Takes the templates out of the documents, and puts there what is made of them."""
+    holders: dict[str, File] = {}
+    units: dict[str, Any] = {}
+    groups: list[Any] = []
+    for file in files:
+        tables = file.document.get("unit")
+        if isinstance(tables, dict):
+            for name in [name for name in tables if name.endswith("@")]:
+                _read_template(file, name, tables.pop(name), found, holders)
+            for name in [name for name in tables if "@" in name]:
+                file.complain(("unit", name), BAD_NAME)
+                del tables[name]
+            units.update(tables)
+        grouped = file.document.get("group")
+        groups += grouped.values() if isinstance(grouped, dict) else ()
+    for name, file in holders.items():
+        if name[:-1] in units:
+            file.complain(("unit", name), f"there is a unit {name[:-1]!r}: its copies have names as this makes units")
+    always = [f"{name}{one}" for name, template in found.templates.items() for one in template.instantiate]
+    named = [one for table in units.values() for one in named_in(table, EDGE_KEYS)]
+    named += [one for table in groups for one in named_in(table, ("units",))]
+    try:
+        tables = made([*always, *named], found.templates, units, EDGE_KEYS)
+    except BadValueError as error:
+        name = next(iter(holders))
+        holders[name].complain(("unit", name), str(error))
+        tables = {}
+    for name, table in tables.items():
+        # What is only named by others comes up with them.
+        more = {} if name in always else {"enabled": False}
+        holders[template_of(name)].document["unit"][name] = {**table, **more}
+
+
+def _read_template(file: File, name: str, table: Any, found: Found, holders: dict[str, File]) -> None:
+    """Checks a template as its units are, so that `--check` finds what is wrong before there are any."""
+    where, before = ("unit", name), len(file.problems)
+    if name in holders:
+        file.complain(where, f"the template is also in {holders[name].path}")
+        return
+    if not UNIT_NAME.fullmatch(name[:-1]):
+        file.complain(where, "a template's name has letters, digits, dots, dashes and underscores before the @")
+        return
+    holders[name] = file
+    if not isinstance(table, dict):
+        file.complain(where, f"must be a table, not {table!r}")
+        return
+    arguments: tuple[str, ...] = ()
+    try:
+        arguments = several(filled)(table.get("instantiate", []))
+    except BadValueError as error:
+        file.complain((*where, "instantiate"), str(error), error.below)
+    for index, argument in enumerate(arguments):
+        if not template_of(name + argument):
+            message = f"{argument!r} must be letters, digits, dots, dashes and underscores, {LONGEST} with the name"
+            file.complain((*where, "instantiate"), message, f"[{index}]")
+    rest = {key: value for key, value in table.items() if key != "instantiate"}
+    try:
+        _read_unit(file, name, {key: expanded(value, f"{name}i") for key, value in rest.items()}, Found())
+    except BadValueError as error:
+        file.complain(where, str(error))
+    if len(file.problems) == before:
+        found.templates[name] = Template(name, file.path, rest, arguments)
+
+
+def _read_file(file: File, found: Found, *, is_main: bool) -> None:
     for key in file.document:
         if key not in TABLES:
             file.complain((key,), f"unknown table or key{did_you_mean(key, TABLES)}")
@@ -267,7 +318,7 @@ def _read_file(file: _File, found: _Found, *, is_main: bool) -> None:
         _read_unit(file, name, table, found)
 
 
-def _tables(file: _File, kind: str) -> dict[str, Any]:
+def _tables(file: File, kind: str) -> dict[str, Any]:
     tables = file.document.get(kind, {})
     if isinstance(tables, dict):
         return tables
@@ -275,7 +326,7 @@ def _tables(file: _File, kind: str) -> dict[str, Any]:
     return {}
 
 
-def _read_group(file: _File, name: str, table: Any, found: _Found) -> None:
+def _read_group(file: File, name: str, table: Any, found: Found) -> None:
     where = ("group", name)
     before = len(file.problems)
     if not UNIT_NAME.fullmatch(name):
@@ -290,7 +341,7 @@ def _read_group(file: _File, name: str, table: Any, found: _Found) -> None:
         found.groups[name] = GroupSpec(name=name, source=file.path, **fields)
 
 
-def _daemon(file: _File) -> DaemonSettings:
+def _daemon(file: File) -> DaemonSettings:
     values = _values(file, ("parsupd",), file.document.get("parsupd", {}), DAEMON_KEYS)
     for key in ("runtime_dir", "state_dir"):
         if key in values:
@@ -299,7 +350,7 @@ def _daemon(file: _File) -> DaemonSettings:
     return DaemonSettings(**{field_of(key): value for key, value in values.items()})
 
 
-def _values(file: _File, where: Path, table: Any, keys: Mapping[str, Reader]) -> dict[str, Any]:
+def _values(file: File, where: Path, table: Any, keys: Mapping[str, Reader]) -> dict[str, Any]:
     """Reads the keys of a table by their readers; complains about what is unknown or bad, and leaves it out."""
     values: dict[str, Any] = {}
     if not isinstance(table, dict):
@@ -317,11 +368,11 @@ def _values(file: _File, where: Path, table: Any, keys: Mapping[str, Reader]) ->
     return values
 
 
-def _read_unit(file: _File, name: str, table: Any, found: _Found) -> None:
+def _read_unit(file: File, name: str, table: Any, found: Found) -> None:
     where = ("unit", name)
     before = len(file.problems)
-    if not UNIT_NAME.fullmatch(name):
-        file.complain(where, "a unit's name has letters, digits, dots, dashes and underscores, 128 at most")
+    if "@" not in name and not UNIT_NAME.fullmatch(name):
+        file.complain(where, BAD_NAME)
     values = _values(file, where, table, UNIT_KEYS)
     if isinstance(table, dict):
         _check_type(file, where, table, values)
@@ -334,7 +385,7 @@ def _read_unit(file: _File, name: str, table: Any, found: _Found) -> None:
         found.units[name] = UnitSpec(name=name, source=file.path, **fields)
 
 
-def _check_type(file: _File, where: Path, table: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+def _check_type(file: File, where: Path, table: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Complains about keys that do not go together."""
     kind = values.get("type")
     if "type" not in table:
@@ -353,7 +404,7 @@ def _check_type(file: _File, where: Path, table: Mapping[str, Any], values: Mapp
         file.complain((*where, "restart"), f"a oneshot that has done its work is not repeated: not {policy.value!r}")
 
 
-def _fill_in(file: _File, values: dict[str, Any]) -> None:
+def _fill_in(file: File, values: dict[str, Any]) -> None:
     """Defaults that depend on other keys, and paths."""
     if values["type"] is UnitType.ONESHOT:
         values.setdefault("restart", RestartPolicy.NO)
@@ -379,7 +430,7 @@ def _fill_in(file: _File, values: dict[str, Any]) -> None:
 def defaults_of(kind: UnitType) -> UnitSpec:
     """A unit of that type of which a file would say nothing else."""
     values: dict[str, Any] = {"type": kind}
-    _fill_in(_File("", {}, {}, []), values)
+    _fill_in(File("", {}, {}, []), values)
     return UnitSpec(name="", **{field_of(key): value for key, value in values.items()})
 
 
@@ -394,102 +445,3 @@ def resolve(source: str, path: str) -> str:
         elif part not in {"", "."} and not (part == ".." and absolute):
             parts.append(part)
     return ("/" if absolute else "") + "/".join(parts) or "."
-
-
-def _check_dependencies(found: _Found) -> None:
-    """Complains about names that no file has, about conditions that do not fit, and about a cycle."""
-    before: dict[str, list[str]] = {}
-    _check_groups(found)
-    earlier = earlier_in_groups(found.groups.values())
-    for name, edges in found.edges.items():
-        before[name] = [edge.unit for key in ORDER_KEYS for edge in edges[key]]
-        before[name] += earlier.get(name, ())
-        for key, named in edges.items():
-            for index, edge in enumerate(named):
-                message = _bad_edge(found, edge, key)
-                if key == "conflicts" and edge.unit == name:
-                    message = "a unit cannot conflict with itself"
-                if message:
-                    found.files[name].complain(("unit", name, key), message, f"[{index}]")
-    cycle = graph.find_cycle(before)
-    if cycle:
-        message = f"units wait for each other in a cycle: {' -> '.join(cycle)}"
-        found.files[cycle[0]].complain(("unit", cycle[0]), message)
-    else:
-        _check_failures(found)
-    _check_conflicts(found)
-
-
-def _check_groups(found: _Found) -> None:
-    """Complains about units that no file has, that are in two groups, or that have a start limit of their own.
-
-    The others get none: what counts restarts is their group.
-    """
-    taken: dict[str, str] = {}
-    for group in list(found.groups.values()):
-        file, where = found.group_files[group.name], ("group", group.name, "units")
-        for index, name in enumerate(group.units):
-            if name not in found.edges:
-                file.complain(where, f"there is no unit {name!r}{did_you_mean(name, found.edges)}", f"[{index}]")
-            elif name in taken:
-                file.complain(where, f"{name} is already in group {taken[name]}", f"[{index}]")
-                found.groups[group.name] = replace(group, units=())  # else it would also be told of a cycle
-                continue
-            taken[name] = group.name
-            if name in found.units:
-                own = found.files[name].document["unit"][name]
-                for key in ("start_limit_burst", "start_limit_interval_sec"):
-                    if key in own:
-                        message = f"restarts of {name} are counted by its group {group.name}: set intensity there"
-                        found.files[name].complain(("unit", name, key), message)
-                found.units[name] = replace(found.units[name], start_limit_burst=0)
-
-
-def _check_failures(found: _Found) -> None:
-    """Complains when what is started for a failure would start what has failed."""
-    starts = {
-        name: [edge.unit for key in (*PULLING_KEYS, "on_failure") for edge in edges[key]]
-        for name, edges in found.edges.items()
-    }
-    cycle = graph.find_cycle(starts)
-    if cycle:
-        message = f"a failure would start what has failed: {' -> '.join(cycle)}"
-        found.files[cycle[0]].complain(("unit", cycle[0]), message)
-
-
-def _check_conflicts(found: _Found) -> None:
-    """Complains about conflicts of units that are both started with parsupd, or that one unit needs both."""
-    needed = {name: [other for other in spec.needed if other in found.units] for name, spec in found.units.items()}
-    needed_by = graph.turned(needed)
-    for name, spec in found.units.items():
-        for index, other in enumerate(spec.conflicts):
-            if other == name or other not in found.units:
-                continue
-            one, two = (graph.closure([each], needed_by) for each in (name, other))
-            both = next((each for each in found.units if each in one and each in two), None)
-            first, second = (
-                next((each for each in found.units if each in some and found.units[each].enabled), None)
-                for some in (one, two)
-            )
-            message = ""
-            if both is not None:
-                message = f"{both} needs {name} and {other}, and they conflict"
-                if both in {name, other}:
-                    message = f"{both} needs {other if both == name else name}, with which it conflicts"
-            elif first is not None and second is not None:
-                message = f"{name} and {other} conflict, and both are started with parsupd"
-                through = [f"{one} for {by}" for one, by in ((name, first), (other, second)) if one != by]
-                message += f" ({', '.join(through)})" if through else ""
-            if message:
-                found.files[name].complain(("unit", name, "conflicts"), message, f"[{index}]")
-
-
-def _bad_edge(found: _Found, edge: Dependency, key: str) -> str:
-    if edge.unit not in found.edges:
-        return f"there is no unit {edge.unit!r}{did_you_mean(edge.unit, found.edges)}"
-    other = found.units.get(edge.unit)  # None when that unit has errors of its own
-    if edge.completed and other is not None and other.type is not UnitType.ONESHOT:
-        return f"only a oneshot is ever completed, and {edge.unit!r} is of type {other.type.value}"
-    if key == "requires" and other is not None and not other.remain_after_exit:
-        return f"{edge.unit!r} does not stay active after it has exited: name it in `wants` or `after`"
-    return ""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 
 from parsupd.core.attributes import Attributes
 from parsupd.core.log_settings import ALL_FILES, LogSettings
+from parsupd.core.templates import Template
 
 KEPT = LogSettings()
 """How output is kept in files by default."""
@@ -467,11 +468,12 @@ class DaemonSettings:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Everything that the files say: settings of the daemon, and units and groups by name in the order of the files."""
+    """Everything that the files say: settings of the daemon, and units, groups and templates by name, in order."""
 
     daemon: DaemonSettings
     units: Mapping[str, UnitSpec]
     groups: Mapping[str, GroupSpec] = field(default_factory=dict)
+    templates: Mapping[str, Template] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ def in_range(line: Line, since: float | None, until: float | None, priority: int
 
 def as_object(line: Line) -> dict[str, Any]:
     """With stable keys, for JSON."""
-    unit = line.name.partition("@")[0]
+    unit = line.name.rpartition("@")[0] or line.name
     return {
         "time": line.time,
         "name": line.name,

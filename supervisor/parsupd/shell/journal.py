@@ -119,7 +119,7 @@ def _entry(_logger: Any, _method: str, record: MutableMapping[str, Any]) -> byte
     if not record["event"].isidentifier():
         del record["event"]  # what a worker has written to its stderr
     if instance := record.pop("unit", ""):
-        fields += [("PARSUP_UNIT", instance.partition("@")[0]), ("PARSUP_INSTANCE", instance)]
+        fields += [("PARSUP_UNIT", instance.rpartition("@")[0] or instance), ("PARSUP_INSTANCE", instance)]
     fields += [(journal_entry.field_name(key, "PARSUP_"), str(value)) for key, value in record.items()]
     return journal_entry.encode(fields)
 
