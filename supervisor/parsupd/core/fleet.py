@@ -27,13 +27,14 @@ What the dependencies mean, U being the unit that names V:
   While an instance is down by request it is not wanted.
 """
 
-import heapq
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from parsupd.core import graph, groups, start_limit, unit_machine
+from parsupd.core import graph, groups, unit_machine
+from parsupd.core.alarms import Alarms, failure_of
+from parsupd.core.deadlines import Deadlines
 from parsupd.core.effects import Alarm, AllDown, Effect, Escalate, Forgotten, GroupFailed, Shutdown
 from parsupd.core.events import (
     DeadlineReached,
@@ -88,10 +89,10 @@ class Fleet(Roster):
         super().__init__(configuration, scaled)
         self._generations: dict[InstanceName, int] = {}  # of forgotten instances: no number is ever used twice
         self._alive = 0
-        self._deadlines: list[tuple[float, InstanceName]] = []  # a heap; an entry that is not the state's own is stale
+        self._deadlines = Deadlines()
         self._todo: deque[Callable[[], None]] = deque()
         self._groups: dict[str, GroupState] = {}
-        self._alarms: dict[str, tuple[float, ...]] = {}  # when each unit was started for a failure
+        self._alarms = Alarms()
         self._effects: list[Effect] = []
         self._now = 0.0
         self._exit_code: int | None = None  # set when everything is being stopped
@@ -118,7 +119,7 @@ class Fleet(Roster):
             unit.waiting[instance] = None
             self._todo.append(partial(self._review, instance))
         if state.deadline_at is not None:
-            self._arm(state.deadline_at, instance)
+            self._deadlines.add(state.deadline_at, instance)
         self._retally(instance)
 
     # What the caller uses.
@@ -150,17 +151,12 @@ class Fleet(Roster):
 
     def next_deadline(self) -> float | None:
         """The instant at which DeadlineReached is due, or None."""
-        ours = (at for at in (self._next_of_units(), self._brake.next_at()) if at is not None)
-        return min(ours, default=None)
+        both = (at for at in (self._deadlines.next_at(self._deadline_of), self._brake.next_at()) if at is not None)
+        return min(both, default=None)
 
-    def _next_of_units(self) -> float | None:
-        while self._deadlines:
-            at, instance = self._deadlines[0]
-            state = self._states.get(instance)
-            if state is not None and unit_machine.next_deadline(state) == at:
-                return at
-            heapq.heappop(self._deadlines)
-        return None
+    def _deadline_of(self, instance: InstanceName) -> float | None:
+        state = self._states.get(instance)
+        return None if state is None else unit_machine.next_deadline(state)
 
     @property
     def shutting_down(self) -> bool:
@@ -175,8 +171,7 @@ class Fleet(Roster):
                 if event.instance in self._states:  # else it is forgotten: the other source tells of its end, too
                     self._step(event.instance, event)
             case DeadlineReached():
-                while (at := self._next_of_units()) is not None and at <= self._now:
-                    _, instance = heapq.heappop(self._deadlines)
+                while (instance := self._deadlines.take_due(self._deadline_of, self._now)) is not None:
                     self._step(instance, event)
                 self._todo.append(self._release)
             case Start():
@@ -367,17 +362,11 @@ class Fleet(Roster):
         state, unit = self._states.get(failed), self._units.get(name)
         if state is None or unit is None or not unit.instances or self.shutting_down:
             return
-        spec = unit.spec
-        starts = start_limit.admit(
-            self._alarms.get(name, ()), self._now, burst=spec.start_limit_burst, interval_s=spec.start_limit_interval_s
-        )
-        if starts is None:
-            limit = f"start limit hit: {spec.start_limit_burst} starts within {spec.start_limit_interval_s:g} s"
-            self._effects.append(Alarm(failed, name, started=False, reason=limit))
-            return
-        self._alarms[name] = starts
+        limit = self._alarms.limit_hit(name, self._now)
         reason = f"{failed} has failed: {state.reason}"
-        self._effects.append(Alarm(failed, name, started=True, reason=reason))
+        self._effects.append(Alarm(failed, name, started=not limit, reason=limit or reason))
+        if limit:
+            return
         for instance in unit.instances:
             if self._states[instance].sub_state is SubState.EXITED:  # it has done its work for an earlier failure
                 self._step(instance, StopOrder(reason))
@@ -495,20 +484,13 @@ class Fleet(Roster):
             if isinstance(effect, Escalate):
                 self._shut_down(effect.reason, 1)
         if after.deadline_at is not None and after.deadline_at != before.deadline_at:
-            self._arm(after.deadline_at, instance)
+            self._deadlines.add(after.deadline_at, instance)
+            self._deadlines.tidy(self._deadline_of, self._states)
         if after.sub_state is not before.sub_state:
             self._moved(instance, after, event)
         self._retally(instance)
         if instance in self._units[instance.unit].removed:
             self._todo.append(partial(self._forget, instance))
-
-    def _arm(self, at: float, instance: InstanceName) -> None:
-        if len(self._deadlines) > 2 * len(self._states) + 64:  # mostly stale
-            live = ((state.deadline_at, name) for name, state in self._states.items())
-            self._deadlines = [(deadline_at, name) for deadline_at, name in live if deadline_at is not None]
-            heapq.heapify(self._deadlines)
-        else:
-            heapq.heappush(self._deadlines, (at, instance))
 
     def _moved(self, instance: InstanceName, after: UnitState, event: UnitEvent) -> None:
         unit = self._units[instance.unit]
@@ -579,13 +561,6 @@ class Fleet(Roster):
             else:
                 follower.obstacles.discard(unit.spec.name)
                 self._todo.extend(partial(self._review, each) for each in follower.waiting)
-
-
-def failure_of(state: UnitState) -> Failure:
-    """What is told to those who are started because this instance has failed."""
-    last = state.incarnations[-1].cause if state.incarnations else None
-    status = 1 if last is None else last.exit_status
-    return Failure(str(state.instance), state.reason, "" if last is None else str(last), status)
 
 
 def _exit_code(state: UnitState, event: UnitEvent) -> int:
