@@ -626,7 +626,9 @@ class Machine(RuleBasedStateMachine):
             if status.sub_state is SubState.WAITING:
                 unit = units[status.unit]
                 stopped = [name for name in wiring.binds_to[status.unit] if not units[name].tally.wanted]
-                assert stopped or any(units[name].waiting for name in unit.blockers), status
+                braked = any(self.fleet._brake.holds(each) for each in unit.waiting)
+                assert not braked or self.fleet.next_deadline() is not None
+                assert stopped or braked or any(units[name].waiting for name in unit.blockers), status
             elif status.target.value == "up":
                 assert status.sub_state in {SubState.RUNNING, SubState.UNKILLABLE, *AT_REST}, status
             else:
