@@ -84,7 +84,7 @@ LAYERS = {
     "parsupd.core.backoff": 1,
     "parsupd.core.start_limit": 1,
     "parsupd.core.groups": 1,
-    "parsupd.core.alarms": 1,
+    "parsupd.core.alarms": 2,
     "parsupd.core.rolling": 1,
     "parsupd.core.brake": 1,
     "parsupd.core.installation": 1,

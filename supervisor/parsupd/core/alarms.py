@@ -1,4 +1,4 @@
-"""Units that are started because others have failed: what they are told, and how often that may be. Layer 1."""
+"""Units that are started because others have failed: what they are told, and how often that may be. Layer 2."""
 
 from parsupd.core import start_limit
 from parsupd.core.unit_state import UnitState
