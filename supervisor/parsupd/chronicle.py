@@ -1,5 +1,6 @@
 """What parsupd says about what happens: each record goes to its log and, numbered, to those who follow the events."""
 
+import asyncio
 import time
 from typing import Any, assert_never
 
@@ -20,6 +21,9 @@ Said = (
 
 LOUD = frozenset({"unit_unkillable", "group_failed", "restart_storm", "on_failure_suppressed"})
 """What is an error in the log."""
+
+CLOCK_STEP_S = 0.05
+"""The two clocks differ by less than this from what they did, unless one was set."""
 
 
 class Chronicle:
@@ -71,3 +75,21 @@ class Chronicle:
                 self.note("shutting_down", exit_code=exit_code, reason=reason)
             case _:
                 assert_never(effect)
+
+
+class WallClock:
+    """Instants of the loop's monotonic clock as Unix time, for people: nothing is decided by it.
+
+    The same instant is always the same time, as long as nobody sets the clock.
+    """
+
+    def __init__(self) -> None:
+        self._offset_s = 0.0
+
+    def __call__(self, at: float | None) -> float | None:
+        if at is None:
+            return None
+        offset_s = time.time() - asyncio.get_running_loop().time()
+        if abs(offset_s - self._offset_s) > CLOCK_STEP_S:
+            self._offset_s = offset_s
+        return round(at + self._offset_s, 3)

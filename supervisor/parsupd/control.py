@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 
+from parsupd.chronicle import WallClock
 from parsupd.core import described
 from parsupd.core import events as told
 from parsupd.core.described import Info
@@ -31,9 +32,6 @@ from parsupd.transients import BadUnitError, Transients
 from workerlib import __version__, pipe, rpc
 
 UP = frozenset({SubState.RUNNING, SubState.RELOADING, SubState.EXITED})
-CLOCK_STEP_S = 0.05
-"""The two clocks differ by less than this from what they did, unless one was set."""
-
 ENDS = "shutting_down"
 """The event by which those who follow know that there is no more to come."""
 AT_REST = frozenset({SubState.DEAD, SubState.FAILED})
@@ -467,23 +465,32 @@ class Supervisor:
         *,
         gone_is_done: bool = False,
     ) -> list[Info]:
-        statuses = self._statuses(names)
-        try:
-            async with asyncio.timeout(timeout_s):
-                while wait and (pending := [status for status in statuses if not done(status)]):
-                    _refuse_unkillable(pending)
-                    await self._executor.changed()
-                    statuses = self._remaining(statuses, gone_is_done)
-        except TimeoutError:
-            raise _late((status for status in statuses if not done(status)), timeout_s) from None
-        return [self._described(status) for status in statuses]
+        with self._executor.watches.open() as watch:
+            statuses = {status.name: status for status in self._statuses(names)}
+            pending = {name for name, status in statuses.items() if not done(status)}
+            try:
+                async with asyncio.timeout(timeout_s):
+                    while wait and pending:
+                        _refuse_unkillable(statuses[name] for name in pending)
+                        for instance in await watch.changed():
+                            if (name := str(instance)) in statuses:
+                                pending.discard(name)
+                                if self._look_again(statuses, instance, gone_is_done) and not done(statuses[name]):
+                                    pending.add(name)
+            except TimeoutError:
+                raise _late((status for name, status in statuses.items() if name in pending), timeout_s) from None
+        return [self._described(status) for status in statuses.values()]
 
-    def _remaining(self, before: list[InstanceStatus], gone_is_done: bool) -> list[InstanceStatus]:
-        """The status of the same instances now; a reload may have removed some."""
-        gone = [each.name for each in before if not self._fleet.has(InstanceName.parse(each.name))]
-        if gone and not gone_is_done:
-            raise RuntimeError(f"{', '.join(gone)}: removed from the configuration meanwhile")
-        return [now for each in before if each.name not in gone for now in self._fleet.status(each.name)]
+    def _look_again(self, statuses: dict[str, InstanceStatus], instance: InstanceName, gone_is_done: bool) -> bool:
+        """Brings the status of an instance up to date; whether it is still there. A reload may have removed it."""
+        name = str(instance)
+        if self._fleet.has(instance):
+            (statuses[name],) = self._fleet.status(name)
+            return True
+        if not gone_is_done:
+            raise RuntimeError(f"{name}: removed from the configuration meanwhile")
+        del statuses[name]
+        return False
 
 
 def statuses_of(fleet: Fleet, name: str) -> list[InstanceStatus]:
@@ -493,24 +500,6 @@ def statuses_of(fleet: Fleet, name: str) -> list[InstanceStatus]:
 
 def _concerns(entry: Entry, names: list[str] | None) -> bool:
     return not names or entry.event == ENDS or entry.unit in names or entry.instance in names
-
-
-class WallClock:
-    """Instants of the loop's monotonic clock as Unix time, for people: nothing is decided by it.
-
-    The same instant is always the same time, as long as nobody sets the clock.
-    """
-
-    def __init__(self) -> None:
-        self._offset_s = 0.0
-
-    def __call__(self, at: float | None) -> float | None:
-        if at is None:
-            return None
-        offset_s = time.time() - asyncio.get_running_loop().time()
-        if abs(offset_s - self._offset_s) > CLOCK_STEP_S:
-            self._offset_s = offset_s
-        return round(at + self._offset_s, 3)
 
 
 def _late(statuses: Iterable[InstanceStatus], timeout_s: float | None) -> TimeoutError:

@@ -52,6 +52,7 @@ from parsupd.shell.preparing import PreparedLauncher, Step, steps_for
 from parsupd.shell.stack_files import StackFiles
 from parsupd.shell.store import open_output
 from parsupd.shell.unit_sockets import UnitSockets
+from parsupd.watches import Watches
 from workerlib import Master, Redirect, ShutdownOn, SpawnError, UsageError
 from workerlib.core.uri import parse_uri
 from workerlib.redirects import Target as RedirectTarget
@@ -99,6 +100,7 @@ class Executor:
         """Set when events are no longer kept waiting."""
         self.handed_over = False
         """Whether units go on without this executor."""
+        self.watches = Watches()
         self.chronicle = Chronicle(log, recorder.last_event)
         self._loop = asyncio.get_running_loop()
         self._children = doors.children
@@ -122,6 +124,7 @@ class Executor:
         self._lives.on_exit = self.notices.take
         self._hooks = Hooks(doors.children, self._spawn_hook, self.feed)
         self._changed: list[asyncio.Future[None]] = []
+        self._touched: set[InstanceName] = set()  # since those who wait were told
 
     # Events
 
@@ -139,14 +142,14 @@ class Executor:
                 effects = self.fleet.handle(event, self._loop.time())
                 if any(isinstance(effect, do.Spawn | do.RunHook) for effect in effects):
                     # On record before it is done: no generation is ever used twice, whenever this process ends.
-                    self._recorder.save(self.fleet, self.chronicle.events.last)
+                    self._save()
                 for effect in effects:
                     self._carry_out(effect)
                 if isinstance(event, told.Reconfigure):
                     self._outputs.configure(self.specs())
         finally:
             self._feeding = False
-        self._recorder.save(self.fleet, self.chronicle.events.last)
+        self._save()
         self._arm()
         self._tell_waiters()
 
@@ -189,7 +192,7 @@ class Executor:
     def note(self, event: str, **fields: Any) -> None:
         """Something about parsupd itself, for the log and the events."""
         self.chronicle.note(event, **fields)
-        self._recorder.save(self.fleet, self.chronicle.events.last)
+        self._save()
         self._tell_waiters()
 
     def _arm(self) -> None:
@@ -207,7 +210,12 @@ class Executor:
         self._changed.append(waiter)
         await waiter
 
+    def _save(self) -> None:
+        self._touched |= self._recorder.save(self.fleet, self.chronicle.events.last)
+
     def _tell_waiters(self) -> None:
+        touched, self._touched = self._touched, set()
+        self.watches.tell(touched)
         waiters, self._changed = self._changed, []
         for waiter in waiters:
             if not waiter.done():

@@ -114,6 +114,7 @@ LAYERS = {
     "parsupd.daemon": 5,
     "parsupd.reloading": 5,
     "parsupd.transients": 5,
+    "parsupd.watches": 5,
     "parsupd.replacing": 5,
     "parsupd.control": 5,
     "parsupd.rolling": 5,

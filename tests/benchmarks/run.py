@@ -24,6 +24,7 @@ import logging_files
 import maps
 import replacement
 import spawning
+import storm
 import streams
 import supervisors
 from harness import Bench, Budget, Progress, Row, Series, become_subreaper, end_descendants
@@ -38,6 +39,7 @@ SUBJECTS = {
     "imports": imports.rows,
     "spawning": spawning.rows,
     "supervisors": supervisors.rows,
+    "storm": storm.rows,
     "replacement": replacement.rows,
     "journal": journaling.rows,
     "logs": logging_files.rows,

@@ -6,12 +6,13 @@ import re
 import signal
 import subprocess
 import tomllib
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from parsupctl_process import Controlled, StartDaemon
-from parsupd_process import PARSUPD, processes_of
-from support import command_line, wait_until
+from parsupd_process import PARSUPD
+from support import wait_until
 
 from workerlib import blocking
 from workerlib.core.daemonizing import Killed
@@ -36,11 +37,6 @@ stdout = "file"
 type = "simple"
 exec = ["/bin/sh", "-c", "kill -KILL $$"]
 restart = "no"
-{NULL}
-[unit.leaky]
-type = "simple"
-exec = ["/bin/sh", "-c", "setsid sleep 998 & sleep 1000"]
-enabled = false
 {NULL}
 [unit.adder]
 type = "worker"
@@ -150,26 +146,22 @@ def test_kill_leaves_the_rest_to_the_policy(running: Controlled) -> None:
     assert running.ctl("kill", "wep").returncode == 4
 
 
-def test_leaks_finds_what_a_run_has_left(running: Controlled) -> None:
-    """Nothing while the run owns it; once the run is over, the process that left its group, with status 1."""
-    assert running.ctl("start", "leaky").returncode == 0
-    wait_until(lambda: len(leaked(running)) == 1, what="the process that leaves its group")
+def test_leaks_finds_what_belongs_to_no_run(running: Controlled) -> None:
+    """A process with the token of this parsupd and an instance and generation that nobody runs: listed, with status 1."""
     assert (running.ctl("leaks").stdout, running.ctl("leaks", "--json").stdout) == ("", "[]\n")
-    assert running.ctl("stop", "leaky").returncode == 0
-    done = running.ctl("leaks", "--json")
-    (row,) = json.loads(done.stdout)
-    try:
-        assert done.returncode == 1
-        assert (row["instance"], row["generation"], row["command"]) == ("leaky@1", 1, ["sleep", "998"])
-        assert str(row["pid"]) in running.ctl("leaks").stdout
-    finally:
-        os.kill(row["pid"], signal.SIGKILL)
-    wait_until(lambda: running.ctl("leaks").returncode == 0)
-
-
-def leaked(running: Controlled) -> list[int]:
-    """The processes of `leaky` that are in a session of their own."""
-    return [pid for pid in processes_of(running.runtime) if command_line(pid) == ["sleep", "998"]]
+    token = running.daemon.ask("info")["token"]
+    mark = {"PARSUP_TOKEN": token, "PARSUP_UNIT": "web", "PARSUP_INSTANCE": "1", "PARSUP_GENERATION": "999"}
+    with subprocess.Popen(["sleep", "998"], env={**os.environ, **mark}) as left:
+        try:
+            done = running.ctl("leaks", "--json")
+            (row,) = json.loads(done.stdout)
+            assert done.returncode == 1
+            assert (row["pid"], row["instance"], row["generation"]) == (left.pid, "web@1", 999)
+            assert row["command"] == ["sleep", "998"]
+            assert str(left.pid) in running.ctl("leaks").stdout
+        finally:
+            left.kill()
+    assert running.ctl("leaks").returncode == 0
 
 
 def test_top_once_for_scripts(running: Controlled) -> None:
@@ -203,3 +195,45 @@ def test_a_daemon_that_hangs_is_not_waited_for(running: Controlled) -> None:
         running.daemon.process.send_signal(signal.SIGCONT)
     assert done.returncode in {1, 69}
     assert "parsupctl: " in done.stderr
+
+
+# Ten shells at once
+
+
+def test_ten_shells_at_once_do_not_disturb_each_other(running: Controlled) -> None:
+    """Commands on the same and on other units, all at the same time: none is refused, hangs, or sees half of a thing."""
+    commands = [
+        ["restart", "web"], ["restart", "web@1"], ["start", "web"], ["kill", "web", "-s", "CONT"], ["status", "--json"],
+        ["why", "web", "--json", "--lines", "0"], ["events", "-n", "5", "--json"], ["scale", "slow=2"],
+        ["run", "--wait", "-p", "stdout=null", "--", "true"], ["restart", "adder"],
+    ]  # fmt: skip
+    with ExitStack() as stack:
+        shells = [stack.enter_context(running.start_ctl(*command)) for command in commands]
+        ended = [(shell.communicate(timeout=60), shell.returncode) for shell in shells]
+    for command, ((_, said), status) in zip(commands, ended, strict=True):
+        # A signal may find the process of `web` between two runs: then it says so.
+        assert status in ({0, 3} if command[0] == "kill" else {0}), (command, said)
+    assert running.ctl("scale", "slow=1").returncode == 0
+    assert {info["state"] for info in running.daemon.ask("status", ["web", "adder"])[:2]} == {"active"}
+    assert len([info for info in running.daemon.ask("status") if info["unit"] == "web"]) == 1
+
+
+def test_a_unit_that_does_not_end_holds_up_nobody(daemon: StartDaemon) -> None:
+    """While one waits for a unit that ignores its stop, others are served, and its own waiting has a limit."""
+    config = (
+        '[unit.deaf]\ntype = "simple"\ntimeout_stop_sec = 60\nstdout = "null"\n'
+        'exec = ["/bin/sh", "-c", "trap : TERM; echo > ready; while :; do sleep 0.05; done"]\nworking_directory = "."\n'
+        f'[unit.web]\ntype = "simple"\nexec = ["/bin/sleep", "1000"]\n{NULL}'
+    )
+    running = daemon(config)
+    folder = Path(running.ctl("show", "deaf", "--json").stdout.partition('"source":"')[2].partition('"')[0]).parent
+    wait_until((folder / "ready").exists)
+    with running.start_ctl("stop", "deaf") as waiting:
+        wait_until(lambda: running.daemon.ask("status", ["deaf"])[0]["sub_state"] == "stopping")
+        done = running.ctl("stop", "deaf", "--timeout", "0.2")
+        assert (done.returncode, done.stderr) == (1, "parsupctl: not within 0.2 s: deaf@1 (stopping)\n")
+        assert running.ctl("restart", "web").returncode == 0
+        assert running.ctl("kill", "deaf", "-s", "KILL").returncode == 0
+        waiting.communicate(timeout=20)
+    assert waiting.returncode == 0
+    running.stop()
