@@ -232,7 +232,9 @@ class Machine(RuleBasedStateMachine):
             for one in self.specs.values():
                 if one.name in spec.conflicts or spec.name in one.conflicts:
                     for status in self.fleet.status(one.name):
-                        ended = status.sub_state in AT_REST or status.target.value == "up"
+                        # As in systemd, a start goes on when the stop of what is in its way has failed for good.
+                        over = {*AT_REST, SubState.UNKILLABLE}
+                        ended = status.sub_state in over or status.target.value == "up"
                         assert ended, "started beside what it conflicts with, and which is being stopped"
             kind = self.fleet.spec(instance).type
             lives.append(Life(instance, generation, kind, spawning=False, gone=True))
@@ -301,7 +303,7 @@ class Machine(RuleBasedStateMachine):
         for spec in self.fleet.specs.values():
             if any(edge.unit == instance.unit for edge in (*spec.requires, *spec.binds_to)):
                 for status in self.fleet.status(spec.name):
-                    idle = {*AT_REST, SubState.WAITING, SubState.BACKOFF}
+                    idle = {*AT_REST, SubState.WAITING, SubState.BACKOFF, SubState.UNKILLABLE}  # for that, nobody waits
                     assert status.sub_state in idle, f"{instance} is signalled while {status.name} is up"
 
     def current(self) -> list[Life]:
