@@ -62,107 +62,87 @@ def raw_bytes(seconds: float) -> float:
         return per_second(take, seconds, 64) / 1e9
 
 
-def ours_items(seconds: float) -> float:
-    """Million items a second: each yielded by itself, each taken by itself."""
-    from ours import Adder, with_connection
-
-    async def body(connection: Any) -> float:
-        async def take(count: int) -> int:
-            taken = 0
-            async for _ in connection.run(Adder.numbers, count):
-                taken += 1
-            assert taken == count
-            return taken
-
-        return await aper_second(take, seconds, 20_000) / 1e6
-
-    return with_connection(body)
-
-
-def ours_direct(seconds: float) -> float:
-    """Million items a second: each written by hand, each taken by itself."""
-    from ours import Adder, with_connection
-
-    async def body(connection: Any) -> float:
-        async def take(count: int) -> int:
-            taken = 0
-            async for _ in connection.run(Adder.direct_numbers, count):
-                taken += 1
-            assert taken == count
-            return taken
-
-        return await aper_second(take, seconds, 20_000) / 1e6
-
-    return with_connection(body)
-
-
-def ours_batches(seconds: float) -> float:
-    """Million items a second, in lists of 1000."""
-    from ours import Adder, with_connection
-
-    async def body(connection: Any) -> float:
-        async def take(count: int) -> int:
-            taken = 0
-            async for batch in connection.run(Adder.batches, count, BATCH):
-                taken += len(batch)
-            assert taken == count * BATCH
-            return taken
-
-        return await aper_second(take, seconds, 100) / 1e6
-
-    return with_connection(body)
-
-
-def ours_texts(seconds: float) -> float:
-    """GB/s in texts of 1 MiB."""
-    from ours import Adder, with_connection
-
-    async def body(connection: Any) -> float:
-        async def take(count: int) -> int:
-            taken = 0
-            async for text in connection.run(Adder.texts, count, MIB):
-                taken += len(text)
-            assert taken == count * MIB
-            return taken
-
-        return await aper_second(take, seconds, 16) / 1e9
-
-    return with_connection(body)
-
-
-def ours_blocks(seconds: float) -> float:
-    """GB/s in bytes of 1 MiB."""
-    from ours import Adder, with_connection
-
-    async def body(connection: Any) -> float:
-        async def take(count: int) -> int:
-            taken = 0
-            async for block in connection.run(Adder.blocks, count, MIB):
-                taken += len(block)
-            assert taken == count * MIB
-            return taken
-
-        return await aper_second(take, seconds, 16) / 1e9
-
-    return with_connection(body)
-
-
-def ours_arrays(seconds: float) -> float:
-    """GB/s in arrays of numpy of 1 MiB, received as views of their messages."""
-    from our_arrays import Arrays
+def _singly(function: Any, seconds: float) -> float:
+    """Items a second, each taken by itself."""
     from ours import with_connection
 
     async def body(connection: Any) -> float:
         async def take(count: int) -> int:
             taken = 0
-            async for array in connection.run(Arrays.arrays, count, MIB):
-                taken += array.nbytes
-            assert taken == count * MIB
+            async for _ in connection.run(function, count):
+                taken += 1
+            assert taken == count
             return taken
 
-        return await aper_second(take, seconds, 16) / 1e9
+        return await aper_second(take, seconds, 20_000)
 
-    return with_connection(body, Arrays)
+    return with_connection(body)
+
+
+def _in_blocks(
+    function: Any,
+    size: int,
+    seconds: float,
+    first: int,
+    size_of: Callable[[Any], int] = len,
+    worker: type | None = None,
+) -> float:
+    """What `size_of` counts, a second, in items that have `size` of it; served by an Adder or another worker."""
+    from ours import Adder, with_connection
+
+    async def body(connection: Any) -> float:
+        async def take(count: int) -> int:
+            taken = 0
+            async for block in connection.run(function, count, size):
+                taken += size_of(block)
+            assert taken == count * size
+            return taken
+
+        return await aper_second(take, seconds, first)
+
+    return with_connection(body, worker or Adder)
+
+
+def ours_items(seconds: float) -> float:
+    """Million items a second: each yielded by itself, each taken by itself."""
+    from ours import Adder
+
+    return _singly(Adder.numbers, seconds) / 1e6
+
+
+def ours_direct(seconds: float) -> float:
+    """Million items a second: each written by hand, each taken by itself."""
+    from ours import Adder
+
+    return _singly(Adder.direct_numbers, seconds) / 1e6
+
+
+def ours_batches(seconds: float) -> float:
+    """Million items a second, in lists of 1000."""
+    from ours import Adder
+
+    return _in_blocks(Adder.batches, BATCH, seconds, 100) / 1e6
+
+
+def ours_texts(seconds: float) -> float:
+    """GB/s in texts of 1 MiB."""
+    from ours import Adder
+
+    return _in_blocks(Adder.texts, MIB, seconds, 16) / 1e9
+
+
+def ours_blocks(seconds: float) -> float:
+    """GB/s in bytes of 1 MiB."""
+    from ours import Adder
+
+    return _in_blocks(Adder.blocks, MIB, seconds, 16) / 1e9
+
+
+def ours_arrays(seconds: float) -> float:
+    """GB/s in arrays of numpy of 1 MiB, received as views of their messages."""
+    from our_arrays import Arrays
+
+    return _in_blocks(Arrays.arrays, MIB, seconds, 16, lambda array: int(array.nbytes), Arrays) / 1e9
 
 
 def pyro_items(seconds: float) -> float:
