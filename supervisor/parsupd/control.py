@@ -8,6 +8,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 
 from parsupd.chronicle import WallClock
@@ -82,7 +83,7 @@ class Supervisor:
     async def why(self, name: str) -> list[Info]:
         """What happened to each instance: its last incarnations with cause, decision and reason. Raises LookupError."""
         try:
-            return [described.why(why, self._wall) for why in self._fleet.why(name)]
+            return [self._with_next_run(described.why(why, self._wall)) for why in self._fleet.why(name)]
         except NoSuchUnitError as error:
             raise LookupError(str(error)) from None
 
@@ -444,9 +445,14 @@ class Supervisor:
             raise RuntimeError(str(error)) from None
 
     def _described(self, status: InstanceStatus) -> Info:
-        return described.instance(
-            status, self._wall, self._executor.notices.status_text(InstanceName.parse(status.name))
-        )
+        text = self._executor.notices.status_text(InstanceName.parse(status.name))
+        return self._with_next_run(described.instance(status, self._wall, text))
+
+    def _with_next_run(self, info: Info) -> Info:
+        at = self._executor.schedules.next_run_at(info["unit"])
+        if at is not None:
+            info["reason"] += f"; next run at {datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S %z}"
+        return {**info, "next_run_at": at}
 
     def _statuses(self, names: list[str] | None) -> list[InstanceStatus]:
         try:

@@ -41,6 +41,7 @@ from parsupd.masters import Masters
 from parsupd.notices import Notices
 from parsupd.outputs import Outputs, Redirects
 from parsupd.recorder import Recorder
+from parsupd.scheduling import Schedules
 from parsupd.shell import accounts
 from parsupd.shell.accounts import AccountError, Identity
 from parsupd.shell.children import Child, Children
@@ -53,6 +54,7 @@ from parsupd.shell.stack_files import StackFiles
 from parsupd.shell.store import open_output
 from parsupd.shell.unit_sockets import UnitSockets
 from parsupd.watches import Watches
+from parsupd.watching import ProbeDoor, Surroundings, Watchers
 from workerlib import Master, Redirect, ShutdownOn, SpawnError, UsageError
 from workerlib.core.uri import parse_uri
 from workerlib.redirects import Target as RedirectTarget
@@ -112,6 +114,8 @@ class Executor:
         self._sockets = doors.sockets
         self._log = log
         self._outputs = doors.outputs
+        self._watchers = Watchers(self.feed, log)
+        self.schedules = Schedules(fleet, self.feed, log)
         self._queue: deque[told.FleetEvent] = deque()
         self._feeding = True  # until `open`
         self._timer: asyncio.TimerHandle | None = None
@@ -145,11 +149,14 @@ class Executor:
                     self._save()
                 for effect in effects:
                     self._carry_out(effect)
+                    if isinstance(effect, do.Changed):
+                        self._watch_over(effect)
                 if isinstance(event, told.Reconfigure):
                     self._outputs.configure(self.specs())
         finally:
             self._feeding = False
         self._save()
+        self.schedules.follow()
         self._arm()
         self._tell_waiters()
 
@@ -255,6 +262,7 @@ class Executor:
                 self.chronicle.tell(effect)
                 self.notices.close(instance)
                 self._close_sockets(instance.unit)
+                self.schedules.ended(instance.unit)
             case do.AllDown(exit_code):
                 self.done.set_result(exit_code)
             case _:
@@ -345,6 +353,29 @@ class Executor:
             TOKEN: token_of(self._place.runtime_dir),
             **failure_variables(self.fleet.state(instance)[0].failure),
         }
+
+    def _watch_over(self, change: do.Changed) -> None:
+        """What runs is watched, from when it is ready until its end begins."""
+        if change.new is SubState.RUNNING:
+            self._watch(change.instance, change.generation)
+        elif change.new is not SubState.RELOADING:
+            self._watchers.forget(change.instance, change.generation)
+
+    def _watch(self, instance: InstanceName, generation: int, *, taken_over: bool = False) -> None:
+        """Begins to watch a run that serves."""
+        spec, run = self.fleet.spec(instance), self.fleet.state(instance)[0].run
+        main = self._lives.main(instance, generation)
+        if main is None or run is None:
+            return
+
+        def surroundings() -> Surroundings:
+            identity = accounts.identity(spec)
+            environment = self._environment(spec, instance, generation, identity)
+            there = replace(spec, working_directory=accounts.at_home(spec.working_directory, identity))
+            return there, environment, steps_for(there, identity)
+
+        door = ProbeDoor(self._children, run.uri, surroundings)
+        self._watchers.follow(instance, generation, spec, main.pid, door, taken_over=taken_over)
 
     # Programs
 
@@ -461,6 +492,7 @@ class Executor:
             self.feed(told.Spawned(instance, generation, child.pid))
             self.feed(told.Ready(instance, generation, str(record.uri)))
             self._lives.follow(instance, generation, child)
+            self._watch(instance, generation)  # it is ready already: not known yet when that was told
             self._watch_readiness(instance, generation, record, child)
         finally:
             for fd in opened:
@@ -496,6 +528,8 @@ class Executor:
         launcher = spec.type is UnitType.FORKING and state.sub_state is SubState.STARTING
         launched = state.run.exit if launcher and state.run is not None else None
         self._lives.follow(instance, generation, child, launcher=launcher, launched=launched)
+        if state.sub_state in {SubState.RUNNING, SubState.RELOADING}:
+            self._watch(instance, generation, taken_over=True)
         if spec.listens_for_notices:
             self.notices.open(instance, generation, spec, _owner(process.pid))
         if process.worker_id and not child.exited.done():
@@ -542,6 +576,8 @@ class Executor:
         """Stops the timer and lets go of the streams. Only after `done`."""
         if self._timer is not None:
             self._timer.cancel()
+        self._watchers.close()
+        self.schedules.close()
         self.notices.close_all(keep_files=self.handed_over)
         self._lives.close()
         self._sockets.release()

@@ -11,7 +11,7 @@ PACKAGES = {"workerlib": ROOT / "workerlib", "parsupd": ROOT / "supervisor" / "p
 
 # What the pure layers (0 to 3) may import besides each other: nothing here can read a clock, a file or a socket.
 PURE = {
-    "__future__", "abc", "builtins", "collections", "dataclasses", "difflib", "enum", "functools", "heapq", "inspect", "itertools",
+    "__future__", "abc", "bisect", "builtins", "collections", "dataclasses", "difflib", "enum", "functools", "heapq", "inspect", "itertools",
     "math", "msgspec", "operator", "re", "struct", "tomllib", "types", "typing",
 }  # fmt: skip
 
@@ -80,6 +80,9 @@ LAYERS = {
     "parsupd.core.effects": 0,
     "parsupd.core.unitfile": 1,
     "parsupd.core.notification": 1,
+    "parsupd.core.probe": 1,
+    "parsupd.core.rss_watch": 1,
+    "parsupd.core.schedule": 1,
     "parsupd.core.restart": 1,
     "parsupd.core.backoff": 1,
     "parsupd.core.start_limit": 1,
@@ -109,6 +112,8 @@ LAYERS = {
     "parsupd.recorder": 5,
     "parsupd.masters": 5,
     "parsupd.outputs": 5,
+    "parsupd.watching": 5,
+    "parsupd.scheduling": 5,
     "parsupd.adoption": 5,
     "parsupd.systemd": 5,
     "parsupd.daemon": 5,

@@ -1,14 +1,11 @@
 """The keys about processes: what they accept, what they refuse, and that the numbers are the kernel's."""
 
 import resource
-from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from parsupd.core.attributes import ATTRIBUTE_KEYS, INFINITY, LIMITS, MAX_CPU, Limit, size
+from parsupd.core.attributes import ATTRIBUTE_KEYS, INFINITY, LIMITS, MAX_CPU, Limit
 from parsupd.core.readers import BadValueError
 
 GOOD = [
@@ -76,10 +73,3 @@ def test_limits_are_the_kernels() -> None:
     known["limit_locks"] = 10  # asm-generic/resource.h; Python leaves it out, as no kernel since 2.4 looks at it
     assert known == LIMITS
     assert INFINITY == resource.RLIM_INFINITY
-
-
-@given(st.integers() | st.text(alphabet="0123456789KMGTx ", max_size=8) | st.floats() | st.none())
-def test_a_size_is_a_number_of_bytes_or_refused(value: Any) -> None:
-    """Nothing but BadValueError is raised, and nothing but a number that the kernel can take is returned."""
-    with suppress(BadValueError):
-        assert 0 <= size(value) < 2**63

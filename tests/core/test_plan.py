@@ -18,6 +18,7 @@ LIVE_KEYS = {
     "conflicts", "on_failure", "restart_storm_burst", "restart_storm_interval_sec", "restart", "restart_sec",
     "restart_steps", "restart_max_delay_sec", "restart_reset_after_sec", "start_limit_burst",
     "start_limit_interval_sec", "timeout_start_sec", "timeout_stop_sec", "kill_signal", "include",
+    "schedule", "schedule_every_sec", "schedule_jitter_sec", "schedule_overlap",
     "log_format", "log_rotate_size", "log_rotate_sec", "log_total_size", "log_compress", "log_full_policy", "log_block_sec",
     "kill_mode", "send_sigkill", "start_limit_action", "success_exit_status", "restart_prevent_exit_status",
     "restart_force_exit_status", "remain_after_exit", "runtime_max_sec", "runtime_max_spread_sec", "notify_access",

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parsupd.core.attributes import INFINITY, Limit
+from parsupd.core.probe_keys import Probe
 from parsupd.core.readers import BadValueError
 from parsupd.core.toml_lines import key_lines
 from parsupd.core.unit_keys import DAEMON_KEYS, GROUP_KEYS, UNIT_KEYS
@@ -32,9 +33,11 @@ from parsupd.core.units import (
     KillMode,
     ListenAddress,
     LogFormat,
+    MaxRssAction,
     NotifyAccess,
     Output,
     OutputKind,
+    Overlap,
     RestartPolicy,
     StartLimitAction,
     UnitSpec,
@@ -78,11 +81,20 @@ init = ["a", 1]
 [unit.migrate]
 type = "oneshot"
 exec = ["/usr/bin/migrate", "--all", ""]
+schedule = "0 3 * * mon"
+schedule_jitter_sec = 60
+schedule_overlap = "queue"
+
 exit_with = true
 restart = "on-failure"
 remain_after_exit = true
 exec_start_post = ["touch", "done"]
 exec_stop = ["undo"]
+
+[unit.refresh]
+type = "oneshot"
+exec = ["/usr/bin/refresh"]
+schedule_every_sec = 90
 
 [unit.pricing]
 type = "worker"
@@ -155,6 +167,11 @@ oom_score_adj = 500
 user = "pricing"
 group = 1000
 supplementary_groups = ["adm", 27]
+max_rss = "1G"
+max_rss_action = "stop"
+[unit.pricing.liveness]
+rpc = "ping"
+interval_sec = 5
 [unit.pricing.init]
 currency = "EUR"
 
@@ -193,7 +210,7 @@ def test_every_key_arrives() -> None:
     assert daemon.all_logs_size == 1 << 30
     assert (daemon.restart_storm_burst, daemon.restart_storm_interval_s) == (7, 2.0)
     assert daemon.include == ("/etc/parsupd/units.d/*.toml", "/srv/*.toml")
-    assert list(configuration.units) == ["marketdata", "migrate", "pricing", "log", "pricing2", "daemon"]
+    assert list(configuration.units) == ["marketdata", "migrate", "refresh", "pricing", "log", "pricing2", "daemon"]
     assert configuration.units["pricing"] == UnitSpec(
         name="pricing",
         source=MAIN,
@@ -267,6 +284,9 @@ def test_every_key_arrives() -> None:
         user="pricing",
         group="1000",
         supplementary_groups=("adm", "27"),
+        max_rss=1 << 30,
+        max_rss_action=MaxRssAction.STOP,
+        liveness=Probe(rpc="ping", interval_s=5.0),
     )
     assert configuration.units["log"].sockets == (
         ListenAddress("127.0.0.1", 80),
@@ -285,6 +305,10 @@ def test_every_key_arrives() -> None:
         )
     }
     assert configuration.units["log"].start_limit_burst == 0
+    migrate, refresh = configuration.units["migrate"], configuration.units["refresh"]
+    assert str(migrate.schedule) == "0 3 * * mon"
+    assert (migrate.schedule_jitter_s, migrate.schedule_overlap) == (60.0, Overlap.QUEUE)
+    assert (refresh.schedule_every_s, refresh.is_scheduled, refresh.in_default_target) == (90.0, True, False)
     assert configuration.units["migrate"].exec == ("/usr/bin/migrate", "--all", "")
     daemon_unit = configuration.units["daemon"]
     assert (daemon_unit.pid_file, daemon_unit.notify_access) == ("/etc/parsupd/run/daemon.pid", NotifyAccess.ALL)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from parsupd.core.readers import BadValueError, Reader, several, text, whole
+from parsupd.core.readers import BadValueError, Reader, several, size, text, whole
 
 INFINITY = -1
 """A limit that is none, as the kernel and `resource` write it."""
@@ -73,27 +73,11 @@ class Attributes:
         return bool(self.user or self.group or self.supplementary_groups)
 
 
-_SIZE = re.compile(r"([0-9]{1,18})([KMGT]?)")
-_FACTOR = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-def size(value: Any) -> int:
-    """Reads a number of bytes, or a string such as "512M"; K, M, G and T are powers of 1024, as in systemd."""
-    number = -1
-    if isinstance(value, int) and not isinstance(value, bool):
-        number = value
-    elif isinstance(value, str) and (parts := _SIZE.fullmatch(value)):
-        number = int(parts[1]) * _FACTOR[parts[2]]
-    if not 0 <= number <= MAX_LIMIT:
-        raise BadValueError(f'must be a number of bytes, or a string such as "512M", not {value!r}')
-    return number
-
-
 def _one_limit(value: Any, *, in_bytes: bool) -> int:
     if value == "infinity":
         return INFINITY
     try:
-        return size(value) if in_bytes else int(whole(0, MAX_LIMIT)(value))
+        return int((size(0) if in_bytes else whole(0, MAX_LIMIT))(value))
     except BadValueError:
         wanted = 'a number of bytes such as 1024 or "512M"' if in_bytes else "a whole number, 0 or more"
         message = f'must be {wanted}, "infinity", or [soft, hard], not {value!r}'

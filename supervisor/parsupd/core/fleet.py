@@ -177,7 +177,7 @@ class Fleet(Roster):
             case Start():
                 self._start(self._to_be_up(event.name), event.reason)
             case StartDefault():
-                names = [name for name in self._wiring.order if self._units[name].spec.enabled]
+                names = [name for name in self._wiring.order if self._units[name].spec.in_default_target]
                 self._start(
                     [each for name in names for each in self._units[name].instances], "part of the default target"
                 )

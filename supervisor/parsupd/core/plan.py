@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 from parsupd.core import graph
 from parsupd.core.attributes import INFINITY, Limit
+from parsupd.core.cron import Cron
+from parsupd.core.probe_keys import Probe, probe_table
 from parsupd.core.tally import SERVING
 from parsupd.core.unit_keys import DAEMON_KEYS, GROUP_KEYS, UNIT_KEYS, Live, field_of
 from parsupd.core.units import (
@@ -176,16 +178,18 @@ class _Draft:
 def _draft(before: UnitSpec | None, spec: UnitSpec, present: Mapping[InstanceName, Present]) -> _Draft:
     """The plan of a unit by itself."""
     if before is None:
-        reason = "" if spec.enabled else "it is not enabled: nothing starts it"
-        return _Draft(spec, Action.ADD, reason=reason, starts=[*spec.instance_names] if spec.enabled else [])
+        reason = "its schedule starts it" if spec.is_scheduled else ""
+        reason = reason if spec.enabled else "it is not enabled: nothing starts it"
+        starts = [*spec.instance_names] if spec.in_default_target else []
+        return _Draft(spec, Action.ADD, reason=reason, starts=starts)
     keys = differences(before, spec)
     draft = _Draft(spec, Action.CHANGE if keys else Action.UNTOUCHED, keys)
     was, now = before.instance_names, spec.instance_names
     wanted = [instance for instance in was if present[instance].wanted]
     draft.stops += was[len(now) :]
-    if wanted if was else spec.enabled:
+    if wanted if was else spec.in_default_target:
         draft.starts += now[len(was) :]
-    elif spec.enabled and not before.enabled:
+    elif spec.in_default_target and not before.in_default_target:
         draft.action = Action.START
         draft.starts += now
     if any(not change.live for change in keys):
@@ -299,6 +303,10 @@ def shown(key: str, value: Any) -> Any:
         case Limit():
             soft, hard = ("infinity" if one == INFINITY else one for one in value)
             return soft if soft == hard else [soft, hard]
+        case Cron():
+            return value.text
+        case Probe():
+            return probe_table(value)
         case tuple():
             return [shown(key, one) for one in value]
         case int() if key.endswith("signal"):

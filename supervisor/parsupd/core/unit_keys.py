@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from parsupd.core.attributes import ATTRIBUTE_KEYS
+from parsupd.core.cron import cron
 from parsupd.core.log_settings import FULL_POLICIES, LEAST_FILE, LOG_FORMATS
+from parsupd.core.probe_keys import more_than_nothing, probe
 from parsupd.core.readers import (
     BadValueError,
     Reader,
@@ -37,9 +39,11 @@ from parsupd.core.units import (
     KillMode,
     ListenAddress,
     LogFormat,
+    MaxRssAction,
     NotifyAccess,
     Output,
     OutputKind,
+    Overlap,
     RestartPolicy,
     StartLimitAction,
     UnitSpec,
@@ -262,6 +266,13 @@ UNIT_KEYS: dict[str, Reader] = {
     "working_directory": filled,
     "umask": umask,
     **ATTRIBUTE_KEYS,
+    "liveness": probe,
+    "max_rss": size(1 << 20),
+    "max_rss_action": choice(MaxRssAction),
+    "schedule": Live(cron),
+    "schedule_every_sec": Live(more_than_nothing),
+    "schedule_jitter_sec": Live(seconds()),
+    "schedule_overlap": Live(choice(Overlap)),
 }
 
 GROUP_KEYS: dict[str, Reader] = {
@@ -297,6 +308,10 @@ ONLY_FOR = {
     "notify_access": {UnitType.SIMPLE, UnitType.NOTIFY, UnitType.FORKING},
     "pid_file": {UnitType.FORKING},
     "exec_reload": set(UnitType) - {UnitType.ONESHOT},
+    "liveness": set(UnitType) - {UnitType.ONESHOT},
+    "max_rss": set(UnitType) - {UnitType.ONESHOT},
+    "schedule": {UnitType.ONESHOT},
+    "schedule_every_sec": {UnitType.ONESHOT},
 }
 NEEDED = {each: "worker" if each is UnitType.WORKER else "exec" for each in UnitType}
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 from parsupd.core.attributes import Attributes
+from parsupd.core.cron import Cron
 from parsupd.core.log_settings import ALL_FILES, LogSettings
+from parsupd.core.probe_keys import Probe
 from parsupd.core.templates import Template
 
 KEPT = LogSettings()
@@ -79,6 +81,22 @@ class HookStage(enum.Enum):
     RELOAD = "exec_reload"
     STOP = "exec_stop"
     STOP_POST = "exec_stop_post"
+
+
+class MaxRssAction(enum.Enum):
+    """What becomes of a unit that takes more memory than max_rss."""
+
+    RESTART = "restart"  # it is ended, and its restart policy decides
+    STOP = "stop"
+    LOG = "log"
+
+
+class Overlap(enum.Enum):
+    """What becomes of a run that its schedule asks for while the one before goes on."""
+
+    SKIP = "skip"
+    QUEUE = "queue"
+    KILL = "kill"
 
 
 class Target(enum.Enum):
@@ -370,6 +388,23 @@ class UnitSpec(Attributes):
     sockets: tuple[ListenAddress, ...] = ()  # opened once, and passed to each process of all instances
     working_directory: str = ""  # empty: the executor's choice
     umask: int | None = None  # None: that of parsupd
+    liveness: Probe | None = None  # it is ended when this fails
+    max_rss: int = 0  # bytes that its process group may take; 0: any number
+    max_rss_action: MaxRssAction = MaxRssAction.RESTART
+    schedule: Cron | None = None  # it is started at these times, or
+    schedule_every_s: float = 0.0  # so often
+    schedule_jitter_s: float = 0.0
+    schedule_overlap: Overlap = Overlap.SKIP
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether its schedule starts it."""
+        return self.schedule is not None or self.schedule_every_s > 0
+
+    @property
+    def in_default_target(self) -> bool:
+        """Whether it is started with parsupd."""
+        return self.enabled and not self.is_scheduled
 
     def hooks(self, stage: HookStage) -> tuple[Hook, ...]:
         """The commands of a stage."""
