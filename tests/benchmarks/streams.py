@@ -205,6 +205,6 @@ def rows(bench: Bench) -> Iterator[Row]:
                 limit=limit,
                 others=tuple(series.values()),
                 more_is_better=True,
-                budget=None if pinned else BUDGETS[name],
+                budget=None if pinned else BUDGETS.get(name),
                 skipped="; ".join(trouble),
             )
