@@ -255,6 +255,8 @@ class Connection:
         if kind is Kind.RPC:
             seq, data = session.call(payload)
             future = self._loop.create_future()
+            if seq - 1 in self._replies:  # the call before has no answer yet: there may be many at a time
+                wire.write_together()
             self._replies[seq] = future, outgoing, name
             if not self._young:
                 self._loop.call_later(CANCELLED_SEEN_WITHIN_S, self._watch_young)

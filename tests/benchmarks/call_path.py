@@ -11,11 +11,10 @@ import pstats
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
-from unittest import mock
 
 from ours import Adder
 
-from workerlib import Connection, RpcSettings, connection
+from workerlib import Connection, RpcSettings
 from workerlib.core.uri import UnixLocation, Uri
 from workerlib.server import Server
 from workerlib.serving import ServerConnection
@@ -58,8 +57,7 @@ class Joined:
             return calling
 
         opened = Connection(Uri("adder", UnixLocation("/none")), RpcSettings())
-        with mock.patch.object(connection, "open_connection", join):
-            await opened.open(None, tls=None, within_s=5)
+        await opened.open(None, tls=None, within_s=5, connect=join)
         return opened
 
     def in_callback(self, work: Callable[[], Any]) -> "asyncio.Future[Any]":

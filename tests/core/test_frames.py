@@ -177,7 +177,7 @@ def test_many_messages_in_one_read() -> None:
     assert parser.pending_size == 0
 
 
-@pytest.mark.parametrize("piece", [1, 1000, frames.SMALL_PART, 50_000, 250_000, 10_000_000])
+@pytest.mark.parametrize("piece", [1, 1000, 4096, 50_000, 250_000, 10_000_000])
 def test_large_messages_are_joined_from_any_pieces(piece: int) -> None:
     """Alone and between small ones; what is announced is known meanwhile, and nothing stays of it afterwards."""
     large = bytes(range(256)) * (frames.LARGE // 256)
@@ -190,6 +190,39 @@ def test_large_messages_are_joined_from_any_pieces(piece: int) -> None:
         found += parser.feed(stream[at : at + piece])
     assert [(frame.seq, frame.payload) for frame in found] == list(enumerate(payloads))
     assert (parser.pending_size, parser.buffered) == (0, b"")
+
+
+@pytest.mark.parametrize("piece", [1000, frames.FIRST_ROOM, frames.FIRST_ROOM + 1, 10_000_000])
+def test_a_large_message_can_be_written_to_its_place(piece: int) -> None:
+    """After its header has come, and never further than its end; what follows is fed as always."""
+    payload = bytes(range(256)) * (5 * frames.FIRST_ROOM // 256)
+    stream = raw(payload=payload)
+    parser = FrameParser(8 * frames.FIRST_ROOM, inflate)
+    assert parser.feed(stream[:100]) == []
+    assert parser.missing == len(stream) - 100
+    at, found = 100, []
+    while parser.missing:
+        with parser.room() as room:
+            size = min(len(room), piece)
+            room[:size] = stream[at : at + size]
+        found = parser.filled(size)
+        at += size
+    assert (at, [frame.payload for frame in found]) == (len(stream), [payload])
+    assert [frame.payload for frame in parser.feed(raw(payload=b"behind"))] == [b"behind"]
+
+
+def test_who_announces_much_and_sends_little_costs_little() -> None:
+    """Memory comes as the bytes do."""
+    parser = FrameParser(64 << 20, inflate)
+    header = raw(payload=bytes(64 << 20))[:HEADER_SIZE]
+    tracemalloc.start()
+    try:
+        parser.feed(header)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2 * frames.FIRST_ROOM
+    assert parser.missing == 64 << 20
 
 
 def test_a_large_message_that_drips_costs_no_more_than_its_size() -> None:

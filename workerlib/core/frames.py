@@ -118,9 +118,51 @@ Inflate = Callable[[bytes, int], bytes]
 
 
 LARGE = 64 << 10
-"""Bytes of a payload from which on its parts are kept as they come until they are joined."""
-SMALL_PART = 4 << 10
-"""Bytes of a part that is not worth an object of its own."""
+"""Bytes of a payload that gets its own memory while it arrives."""
+FIRST_ROOM = 256 << 10
+"""Bytes of that memory to begin with: who announces much and sends nothing shall not cost much."""
+
+
+class LargePayload:
+    """A payload while it arrives, in memory into which a socket can write by itself: each copy of it counts."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._memory = bytearray(min(size, FIRST_ROOM))
+        self._filled = 0
+
+    @property
+    def missing(self) -> int:
+        """Bytes that have yet to come."""
+        return self._size - self._filled
+
+    def room(self) -> memoryview:
+        """Memory for what comes next; never empty while something is missing.
+
+        Tell `filled` how much of it was used, and hold no view of it when calling this again: it may have to move.
+        """
+        if self._filled == len(self._memory):
+            self._memory += bytes(min(self._size, 4 * self._filled) - self._filled)
+        return memoryview(self._memory)[self._filled :]
+
+    def filled(self, size: int) -> None:
+        self._filled += size
+
+    def take(self, data: bytes) -> int:
+        """Copies what belongs here; returns how many bytes that was."""
+        at, end = 0, min(len(data), self.missing)
+        with memoryview(data) as view:
+            while at < end:
+                with self.room() as room:
+                    size = min(len(room), end - at)
+                    room[:size] = view[at : at + size]
+                self._filled += size
+                at += size
+        return end
+
+    def whole(self) -> bytearray:
+        """All of it, when nothing is missing."""
+        return self._memory
 
 
 class FrameParser:
@@ -137,10 +179,8 @@ class FrameParser:
         self.buffered = bytearray()
         """What has come of a message that is not complete; empty between messages."""
         self._needed = HEADER_SIZE
-        self._parts: list[bytes | bytearray] = []
-        """What has come of the payload of a large plain message, whose header alone is in `buffered` meanwhile: joined
-        once when it is complete, where the buffer would be copied to grow, and once more to be cut up."""
-        self._missing = 0
+        self._large: LargePayload | None = None
+        """What has come of the payload of a large plain message, whose header alone is in `buffered` meanwhile."""
         self._error: ProtocolError | None = None
 
     @property
@@ -155,10 +195,11 @@ class FrameParser:
         """
         frames: list[Frame] = []
         at, size = 0, len(data)
-        if self._missing:
-            at = self._feed_large(data, frames)
-            if self._missing:
+        if self._large is not None:
+            at = self._large.take(data)
+            if self._large.missing:
                 return frames
+            frames.append(self._end_large(self._large))
         elif self.buffered:
             return self._feed_buffered(data)
         # Plain messages that are whole, one or many: the case of every small call. No buffer is touched.
@@ -190,30 +231,33 @@ class FrameParser:
         body = at + HEADER_SIZE
         self.buffered += data[at:body]
         self._needed = HEADER_SIZE + length
-        self._parts.append(data[body:])
-        self._missing = length - (len(data) - body)
+        self._large = LargePayload(length)
+        self._large.take(data[body:])
 
-    def _feed_large(self, data: bytes, frames: list[Frame]) -> int:
-        """Takes what belongs to the large message; returns where the next one begins."""
-        missing = self._missing
-        part = data if len(data) <= missing else data[:missing]
-        last = self._parts[-1]
-        if len(part) >= SMALL_PART:
-            self._parts.append(part)
-        elif isinstance(last, bytearray):  # a peer that sends byte by byte shall not cost an object for each
-            last += part
-        else:
-            self._parts.append(bytearray(part))
-        self._missing = missing - len(part)
-        if not self._missing:
-            start, seq, _, _ = unpack_plain(self.buffered, 0)
-            kind, serializer, flags = _PLAIN_HEADS[start]
-            payload = memoryview(bytearray().join(self._parts)) if serializer == 4 else b"".join(self._parts)
-            frames.append(Frame(kind, serializer, flags, seq, payload))
-            self._parts.clear()
-            self.buffered.clear()
-            self._needed = HEADER_SIZE
-        return len(part)
+    def _end_large(self, large: LargePayload) -> Frame:
+        start, seq, _, _ = unpack_plain(self.buffered, 0)
+        kind, serializer, flags = _PLAIN_HEADS[start]
+        payload = memoryview(large.whole()) if serializer == 4 else bytes(large.whole())
+        self._large = None
+        self.buffered.clear()
+        self._needed = HEADER_SIZE
+        return Frame(kind, serializer, flags, seq, payload)
+
+    @property
+    def missing(self) -> int:
+        """Bytes of a large message that have yet to come, for which there is `room`; 0 while none is arriving."""
+        return self._large.missing if self._large is not None else 0
+
+    def room(self) -> memoryview:
+        """Memory for what comes next of the message of which something is `missing`; see LargePayload."""
+        assert self._large is not None, "no large message is arriving"
+        return self._large.room()
+
+    def filled(self, size: int) -> list[Frame]:
+        """The frame that is complete with `size` bytes written to `room`, if it is."""
+        assert self._large is not None, "no large message is arriving"
+        self._large.filled(size)
+        return [] if self._large.missing else [self._end_large(self._large)]
 
     def check(self) -> None:
         """To be called when `pending_size` is not 0. Raises ProtocolError for wrong bytes behind the last frame."""

@@ -29,8 +29,8 @@ Mutable, unlike the other machines: a copy of the state for each call would cost
 
 import enum
 import math
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -43,6 +43,8 @@ from workerlib.spec import RpcSettings
 
 DIALECT = 1
 MAX_SEQ = 0xFFFF
+
+T = TypeVar("T")
 
 _INVOKE = frames.head(frames.INVOKE, MSGPACK)
 _RESULT = frames.head(frames.RESULT, MSGPACK)
@@ -140,13 +142,31 @@ class SessionEnd:
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         """Takes bytes from the peer; returns the events that they complete."""
+        return self._receive(self._parser.feed, data, now)
+
+    @property
+    def missing(self) -> int:
+        """Bytes of a large message that have yet to come, for which there is `room`; 0 while none is arriving."""
+        return self._parser.missing
+
+    def room(self) -> memoryview:
+        """Memory into which the shell may have bytes written instead of giving them to `receive`, while some are
+        `missing`. Hold no view of it when calling this again.
+        """
+        return self._parser.room()
+
+    def receive_filled(self, size: int, now: float) -> list[Event]:
+        """Takes `size` bytes that were written to `room`."""
+        return self._receive(self._parser.filled, size, now)
+
+    def _receive(self, feed: Callable[[T], list[Frame]], given: T, now: float) -> list[Event]:
         if self.closed is not None:
             return []
         self._heard = True
         events: list[Event] = []
         admit = self._admit
         try:
-            complete = self._parser.feed(data)
+            complete = feed(given)
             for frame in complete:
                 if admit(frame):
                     events.append(frame)  # noqa: PERF401 - the frames before one that is refused are to be delivered
