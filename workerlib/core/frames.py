@@ -119,8 +119,10 @@ Inflate = Callable[[bytes, int], bytes]
 
 LARGE = 64 << 10
 """Bytes of a payload that gets its own memory while it arrives."""
-FIRST_ROOM = 256 << 10
+FIRST_ROOM = 64 << 10
 """Bytes of that memory to begin with: who announces much and sends nothing shall not cost much."""
+GROWTH = 16
+"""How many times what has come the memory may be: what has come is copied whenever there must be more."""
 
 
 class LargePayload:
@@ -137,12 +139,11 @@ class LargePayload:
         return self._size - self._filled
 
     def room(self) -> memoryview:
-        """Memory for what comes next; never empty while something is missing.
-
-        Tell `filled` how much of it was used, and hold no view of it when calling this again: it may have to move.
-        """
+        """Memory for what comes next; never empty while something is missing. Tell `filled` how much was used."""
         if self._filled == len(self._memory):
-            self._memory += bytes(min(self._size, 4 * self._filled) - self._filled)
+            grown = bytearray(min(self._size, GROWTH * self._filled))
+            grown[: self._filled] = self._memory
+            self._memory = grown
         return memoryview(self._memory)[self._filled :]
 
     def filled(self, size: int) -> None:

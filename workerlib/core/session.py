@@ -151,7 +151,7 @@ class SessionEnd:
 
     def room(self) -> memoryview:
         """Memory into which the shell may have bytes written instead of giving them to `receive`, while some are
-        `missing`. Hold no view of it when calling this again.
+        `missing`.
         """
         return self._parser.room()
 
