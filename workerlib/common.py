@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -11,6 +10,7 @@ import msgspec
 from workerlib.core.schema import describe
 from workerlib.kinds import DirectWriter, direct_pipe
 from workerlib.servant import Servant
+from workerlib.shell import process
 from workerlib.shell.recent_log import LogRecord, RecentLog
 from workerlib.spec import RpcSettings, rpc
 
@@ -53,12 +53,11 @@ class Common:
 
     @rpc
     async def info(self) -> WorkerInfo:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
         return WorkerInfo(
             os.getpid(),
             self._started_at,
             time.monotonic() - self._began,
-            pages * os.sysconf("SC_PAGE_SIZE"),
+            process.own_rss(),
             len(self._server.connections),
             {name: describe(callee.function) for name, callee in self._servant.callees.items()},
             sum(callee.calls for callee in self._servant.callees.values()),

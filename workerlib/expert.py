@@ -21,7 +21,7 @@ from workerlib.hosting import (
 from workerlib.role import is_spawned as is_worker
 from workerlib.runtime import Master, start_master
 from workerlib.shell.program import program_command
-from workerlib.spawner import check_text
+from workerlib.spawn_options import check_text
 from workerlib.spec import RpcSettings
 
 

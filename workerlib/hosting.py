@@ -7,7 +7,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,8 +19,7 @@ from workerlib.core.uri import UnixLocation, parse_uri
 from workerlib.errors import ConnectionLost, HandshakeError, UsageError, WorkerlibError
 from workerlib.redirects import Redirect, Target
 from workerlib.references import load_named
-from workerlib.role import State, is_spawned, note, start_workers_with
-from workerlib.runtime import become_worker
+from workerlib.role import State, become_worker, is_spawned, note, start_workers_with
 from workerlib.servant import Servant, current_session
 from workerlib.server import Server
 from workerlib.shell import journal
@@ -163,7 +161,7 @@ class Hosted:
         location = parse_uri(f"PYRO:{self._config.worker_id}@{self._config.location}").location
         if orphaned and isinstance(location, UnixLocation):
             with contextlib.suppress(OSError):  # the last one of a dead master's workers removes the directory
-                Path(location.path).parent.rmdir()
+                os.rmdir(os.path.dirname(location.path))
         return status
 
     def exit(self, status: int, why: str) -> None:

@@ -26,7 +26,8 @@ from workerlib.runtime import current_master
 from workerlib.shell import process
 from workerlib.shell.pidfd import wait_pidfd
 from workerlib.shell.program import absolute_sys_path
-from workerlib.spawner import CONNECTION_TIMEOUT_S, SpawnOptions, WorkerRecord, describe_exit, print_stderr
+from workerlib.spawn_options import CONNECTION_TIMEOUT_S, SpawnOptions, WorkerRecord, print_stderr
+from workerlib.spawner import describe_exit
 from workerlib.spec import RpcSettings, ShutdownOn
 
 END_WITHIN_S = 2.0

@@ -1,11 +1,9 @@
 """How a class or function is named so that another process finds it, and how that process does."""
 
 import os
-import runpy
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -45,8 +43,8 @@ def reference_of(value: Callable[..., Any]) -> str:
         file = getattr(main, "__file__", None)
         if not file:
             raise UsageError(f"{name} is defined in an interactive session; put it into a file")
-        script = Path(file).absolute()
-        module = str(script if spec is None else script.parent)  # with a spec: a directory or zip file that was run
+        script = os.path.abspath(file)
+        module = script if spec is None else os.path.dirname(script)  # then a directory or zip file was run
     elif module == SCRIPT_MODULE:  # this process is a worker itself, and spawns another from the same script
         module = vars(sys.modules[module])[_SCRIPT_PATH]
     return f"{module}:{name}"
@@ -60,9 +58,9 @@ def load_named(reference: str, what: str) -> Any:
     place, name = split_reference(reference)
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
-    main_file = os.path.abspath(getattr(main, "__file__", None) or "")  # noqa: PTH100
+    main_file = os.path.abspath(getattr(main, "__file__", None) or "")
     if spec is not None:  # a module, or the __main__.py of a directory or zip file that was run
-        main_file = os.path.dirname(main_file)  # noqa: PTH120
+        main_file = os.path.dirname(main_file)
     if place in {getattr(spec, "name", None), main_file}:
         names: Mapping[str, Any] = vars(main)  # a program that starts its workers as itself: not to be loaded twice
     elif place.startswith("/"):
@@ -91,6 +89,8 @@ def _load_script(path: str) -> Mapping[str, Any]:
     """
     loaded = sys.modules.get(SCRIPT_MODULE)
     if loaded is None:
+        import runpy  # noqa: PLC0415 - a worker whose class is in a module never needs it
+
         loaded = ModuleType(SCRIPT_MODULE)
         vars(loaded).update(runpy.run_path(path, run_name=SCRIPT_MODULE), **{_SCRIPT_PATH: path})
         sys.modules[SCRIPT_MODULE] = loaded

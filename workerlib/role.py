@@ -4,6 +4,7 @@ import enum
 import os
 
 from workerlib.core.config import MARKER, MARKER_VALUE, WorkerCommand
+from workerlib.errors import UsageError
 
 
 class State(enum.Enum):
@@ -25,6 +26,7 @@ class _Process:
 
     state: State | None = None
     worker_command: WorkerCommand | None = None
+    masters = 0  # master servers that there are now
 
 
 def is_spawned() -> bool:
@@ -35,6 +37,19 @@ def is_spawned() -> bool:
 def note(state: State) -> None:
     """The first one stays: a worker that spawns is still a worker."""
     _Process.state = _Process.state or state
+
+
+def become_master(more: int) -> None:
+    """So many master servers have been started here; a negative number of them has ended."""
+    _Process.masters += more
+    note(State.MASTER)
+
+
+def become_worker() -> None:
+    """Notes that this process serves as a spawned worker. Raises UsageError when it has a master server."""
+    if _Process.masters:
+        raise UsageError("this process has called start_master_server: it cannot be a worker of another master too")
+    note(State.WORKER)
 
 
 def start_workers_with(command: WorkerCommand | None) -> None:

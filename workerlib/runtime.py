@@ -3,7 +3,6 @@
 import asyncio
 import fcntl
 import os
-import re
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Callable
@@ -19,24 +18,20 @@ from workerlib.errors import UsageError, WorkerlibError
 from workerlib.launchers.local import Launched, LocalLauncher
 from workerlib.redirects import Redirect, Target
 from workerlib.servant import current_session
-from workerlib.server import Server
+from workerlib.server import Server, new_worker_id
 from workerlib.shell.environment import effective_settings
 from workerlib.shell.pidfd import wait_pidfd
 from workerlib.shell.private_dir import process_dir, remove_sockets
 from workerlib.shell.program import interpreter_command
 from workerlib.shell.transport import remove_stale_socket
-from workerlib.spawner import Launcher, Spawning, SpawnOptions, WorkerRecord
+from workerlib.spawn_options import Launcher, SpawnOptions, WorkerRecord
+from workerlib.spawner import Spawning
 from workerlib.spec import RpcSettings, one_way, rpc
 
 MASTER = "workerlib.Master"
 """Id of the object with which workers register."""
 LAST_WAIT_S = 1.0
 """How long a master that ends waits for workers that are ending, so that it can remove their sockets."""
-
-
-def new_worker_id(name: str) -> str:
-    """An id that no other worker has, beginning with the name as far as URIs can express it."""
-    return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)}-{os.urandom(6).hex()}"
 
 
 def _same(token: str, given: str) -> bool:
@@ -271,13 +266,6 @@ def _passable(redirect: Redirect, passed: list[int]) -> Redirect:
 # The master of the running event loop
 
 
-def become_worker() -> None:
-    """Notes that this process serves as a spawned worker. Raises UsageError when it has a master server."""
-    if _masters:
-        raise UsageError("this process has called start_master_server: it cannot be a worker of another master too")
-    role.note(role.State.WORKER)
-
-
 _masters: dict[asyncio.AbstractEventLoop, tuple[Master, AsyncGenerator[None, None]]] = {}
 _starting: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
 """Held while a loop's master starts: many spawns at once may be the first."""
@@ -312,7 +300,7 @@ async def _start(
     worker_command: WorkerCommand | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> Master:
-    role.note(role.State.MASTER)
+    role.become_master(1)
     folder = process_dir()
     server = Server(effective_settings(settings))
     location = await server.listen(UnixLocation(str(folder / f"master-{os.urandom(3).hex()}.sock")), tls=tls)
@@ -331,6 +319,7 @@ async def _life_of(loop: asyncio.AbstractEventLoop, master: Master) -> AsyncGene
         yield
     finally:
         del _masters[loop]
+        role.become_master(-1)
         _starting.pop(loop, None)
         if os.getpid() == owner:  # a child that was forked off must not end what its parent uses
             await master.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -29,6 +30,11 @@ CLOSE_S = 1.0
 
 DRAIN_STEP_S = 0.005
 """How often a draining server looks whether its calls have ended; they have no common event, and it is over soon."""
+
+
+def new_worker_id(name: str) -> str:
+    """An id that no other worker has, beginning with the name as far as URIs can express it."""
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)}-{os.urandom(6).hex()}"
 
 
 def same_user(peer: Peer) -> str | None:

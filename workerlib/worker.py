@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Generic, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 import msgspec
 
@@ -14,17 +14,18 @@ from workerlib.core.packing import Packer
 from workerlib.core.payload import Origin, Signature
 from workerlib.core.uri import Location, UnixLocation, Uri, parse_uri
 from workerlib.errors import ConnectionLost, UsageError
-from workerlib.launchers.local import Launched
 from workerlib.redirects import Redirect
 from workerlib.references import reference_of
-from workerlib.runtime import current_master, new_worker_id
-from workerlib.server import Server
+from workerlib.server import Server, new_worker_id
 from workerlib.shell.environment import effective_settings
-from workerlib.shell.private_dir import process_dir
 from workerlib.shell.program import absolute_sys_path
 from workerlib.shell.recent_log import LogRecord, RecentLog
-from workerlib.spawner import CONNECTION_TIMEOUT_S, SpawnOptions, print_stderr, print_stdout
+from workerlib.spawn_options import CONNECTION_TIMEOUT_S, SpawnOptions, print_stderr, print_stdout
 from workerlib.spec import RpcSettings, ShutdownOn, functions_of, read_parameters
+
+if TYPE_CHECKING:
+    from workerlib.launchers.local import Launched
+    from workerlib.runtime import Master
 
 W = TypeVar("W")
 
@@ -110,7 +111,7 @@ async def connect(
 class Process:
     """The process of a worker that was spawned in the foreground: a child of this process, which reaps it by itself."""
 
-    def __init__(self, launched: Launched) -> None:
+    def __init__(self, launched: "Launched") -> None:
         self._launched = launched
         self.pid = launched.pid
 
@@ -182,6 +183,12 @@ async def initialise(worker: object, args: list[Any], kwargs: Mapping[str, Any],
     parameters, _ = read_parameters(init, skip=0)
     positional, named = Signature(what, parameters, takes_forms=True).bind_plain(args, kwargs, origin)
     await init(*positional, **named)
+
+
+def _master() -> Awaitable["Master"]:
+    from workerlib.runtime import current_master  # noqa: PLC0415 - most workers never spawn one, and all pay for imports
+
+    return current_master()
 
 
 def _name_of(cls: type, name: str | None) -> str:
@@ -273,7 +280,7 @@ class Worker:
         class that another process cannot find.
         """
         args, init = packed_init(cls, args, init or {})
-        master = await current_master()
+        master = await _master()
         record, connection = await master.spawn(
             SpawnOptions(
                 reference=reference_of(cls),
@@ -362,7 +369,7 @@ class Worker:
         a worker that outlives this process has nowhere to write to then.
         """
         args, init = packed_init(cls, args, init or {})
-        master = await current_master()
+        master = await _master()
         record, connection, launched = await master.spawn_in_foreground(
             SpawnOptions(
                 reference=reference_of(cls),
@@ -408,6 +415,8 @@ class Worker:
         server = Server(effective_settings(settings))
         worker_id, recent = offer(worker, name or cls.__name__, server)
         if location is None:
+            from workerlib.shell.private_dir import process_dir  # noqa: PLC0415 - spawned workers have another place
+
             location = UnixLocation(str(process_dir() / f"{worker_id[-12:]}.sock"))
         elif not isinstance(location, UnixLocation) and tls is None and not insecure:
             raise UsageError(

@@ -58,7 +58,7 @@ from parsupd.watching import ProbeDoor, Surroundings, Watchers
 from workerlib import Master, Redirect, ShutdownOn, SpawnError, UsageError
 from workerlib.core.uri import parse_uri
 from workerlib.redirects import Target as RedirectTarget
-from workerlib.spawner import SpawnOptions, WorkerRecord
+from workerlib.spawn_options import SpawnOptions, WorkerRecord
 
 
 @dataclass(frozen=True, slots=True)

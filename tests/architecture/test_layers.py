@@ -55,6 +55,7 @@ LAYERS = {
     "workerlib.server": 5,
     "workerlib.blocking": 5,
     "workerlib.role": 5,
+    "workerlib.spawn_options": 5,
     "workerlib.spawner": 5,
     "workerlib.runtime": 5,
     "workerlib.worker": 5,

@@ -37,7 +37,7 @@ from workerlib.runtime import current_master
 from workerlib.shell.loop import run
 from workerlib.shell.private_dir import base_dir
 from workerlib.shell.program import absolute_sys_path, interpreter_command
-from workerlib.spawner import SpawnOptions
+from workerlib.spawn_options import SpawnOptions
 
 NULL = Redirect.dev_null()
 PROGRAMS = Path(__file__).parent / "programs"
@@ -864,3 +864,13 @@ def test_a_variable_need_not_be_utf_8() -> None:
             assert await connection.run(Sum.favourite) == "ff"
 
     check(scenario)
+
+
+def test_a_worker_loads_only_what_it_needs() -> None:
+    """Each spawn pays for these again: not what only a master does, nor modules that cost more than they are for."""
+    code = "import sys, workerlib.hosting; print(*sys.modules)"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    ours = {"workerlib.runtime", "workerlib.spawner", "workerlib.launchers.local", "workerlib.mapreduce"}
+    assert not loaded & {"pathlib", "dataclasses", "runpy", "structlog", "Pyro5", "numpy", *ours}

@@ -11,7 +11,8 @@ from announcing_module import Announcing, DiesWhenConnected
 from support import alive
 
 from workerlib import Redirect, ShutdownOn, SpawnError, Stage, UsageError, Worker, connect, expert, rpc
-from workerlib.runtime import become_worker, current_master
+from workerlib.role import become_worker
+from workerlib.runtime import current_master
 from workerlib.shell.loop import run
 
 NULL = Redirect.dev_null()

@@ -1,6 +1,6 @@
-"""What a form is in which values travel that MessagePack knows nothing of."""
+"""What a form is in which values travel that MessagePack knows nothing of, and which types have fields of their own."""
 
-from typing import Any
+from typing import Any, is_typeddict
 
 
 class Form:
@@ -37,3 +37,11 @@ class Mark:
 
     def __repr__(self) -> str:
         return self.name
+
+
+_OF_FIELDS = ("__dataclass_fields__", "__struct_fields__", "__attrs_attrs__", "_fields")
+
+
+def has_fields(kind: Any) -> bool:
+    """Whether a type has named fields with types of their own. By marks: dataclasses takes 1.5 ms to import."""
+    return any(hasattr(kind, mark) for mark in _OF_FIELDS) or is_typeddict(kind)

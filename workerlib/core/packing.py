@@ -4,14 +4,13 @@ A form is for a whole argument, result or item, not for a part of one: the worke
 of forms, would let them pass inside.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from workerlib.core.arrays import ArrayForm, describe_array, is_array
-from workerlib.core.form import Form, Mark
+from workerlib.core.form import Form, Mark, has_fields
 from workerlib.core.parts import Extension
 from workerlib.errors import ArgumentError, UsageError
 from workerlib.spec import Function, Parameters
@@ -47,13 +46,7 @@ def _form_inside(kind: Any, within: tuple[Any, ...]) -> str | None:
         return describe_array(kind)
     parts = [part for part in get_args(kind) if not isinstance(part, (str, int))]
     origin = get_origin(kind) or kind
-    if (
-        dataclasses.is_dataclass(origin)
-        or hasattr(origin, "__struct_fields__")
-        or hasattr(origin, "__attrs_attrs__")
-        or hasattr(origin, "_fields")
-        or is_typeddict(origin)
-    ):
+    if has_fields(origin):
         try:
             parts += get_type_hints(origin, include_extras=True).values()
         except NameError:

@@ -4,7 +4,6 @@ Only what matters on the wire counts: a class is its name and its fields, wherev
 counts only whether there is one.
 """
 
-import dataclasses
 import enum
 import types
 from collections.abc import Mapping
@@ -19,11 +18,10 @@ from typing import (
     get_args,
     get_origin,
     get_type_hints,
-    is_typeddict,
 )
 
 from workerlib.core.arrays import describe_array, is_array
-from workerlib.core.form import Mark
+from workerlib.core.form import Mark, has_fields
 from workerlib.spec import Function, Kind
 
 
@@ -61,13 +59,7 @@ def _describe_class(kind: Any, within: tuple[Any, ...], spelled: Any) -> str:
         return name
     if issubclass(kind, enum.Enum):
         return f"{name}{{{', '.join(f'{member.name}={member.value!r}' for member in kind)}}}"
-    if not (
-        dataclasses.is_dataclass(kind)
-        or hasattr(kind, "__struct_fields__")
-        or hasattr(kind, "__attrs_attrs__")
-        or hasattr(kind, "_fields")
-        or is_typeddict(kind)
-    ):
+    if not has_fields(kind):
         return name
     try:
         hints = get_type_hints(kind, include_extras=True)

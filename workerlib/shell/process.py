@@ -9,7 +9,6 @@ import signal
 import struct
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 
 from workerlib.core.daemonizing import ChildExited, ExitCause, Exited, Killed
 
@@ -86,9 +85,19 @@ def strangers_exit_cause(pid: int, started: int, pidfd: int) -> ExitCause | None
     return _from_wait_status(status) if mask & _PIDFD_INFO_EXIT else None
 
 
+def _read(path: str) -> str:
+    with open(path, errors="replace") as told:
+        return told.read()
+
+
+def everybody() -> list[int]:
+    """Pids of all processes, zombies included."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
 def boot_id() -> str:
     """Names this boot of the machine: pids and start times mean nothing in another one."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return _read("/proc/sys/kernel/random/boot_id").strip()
 
 
 def reap() -> tuple[ChildExited, ...]:
@@ -105,14 +114,19 @@ def reap() -> tuple[ChildExited, ...]:
     return tuple(exits)
 
 
+def own_rss() -> int:
+    """Bytes of memory that this process holds."""
+    return int(_read("/proc/self/statm").split()[1]) * resource.getpagesize()
+
+
 def threads_running() -> int:
     """The number of threads of this process, also of those that Python did not start."""
-    return len(list(Path("/proc/self/task").iterdir()))
+    return len(os.listdir("/proc/self/task"))
 
 
 def children() -> frozenset[int]:
     """Pids of the children of this process, zombies included. The process must have one thread."""
-    return frozenset(int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+    return frozenset(int(pid) for pid in _read(f"/proc/self/task/{os.getpid()}/children").split())
 
 
 def with_variable(name: str, value: str) -> frozenset[int]:
@@ -122,9 +136,11 @@ def with_variable(name: str, value: str) -> frozenset[int]:
     """
     wanted = os.fsencode(f"{name}={value}")
     found: set[int] = set()
-    for pid in [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]:
+    for pid in everybody():
         with suppress(OSError):
-            if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            with open(f"/proc/{pid}/environ", "rb") as told:
+                variables = told.read().split(b"\0")
+            if wanted in variables:
                 found.add(pid)
     return frozenset(found)
 
@@ -132,7 +148,7 @@ def with_variable(name: str, value: str) -> frozenset[int]:
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat after the name, so that [0] is the state. Raises ProcessLookupError."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        text = _read(f"/proc/{pid}/stat")
     except FileNotFoundError:
         raise ProcessLookupError(f"no process {pid}") from None
     return text.rpartition(")")[2].split()
@@ -167,7 +183,7 @@ def start_time(pid: int) -> int:
 def group_members(group: int) -> frozenset[int]:
     """Pids of the processes in the process group, without zombies."""
     found: set[int] = set()
-    for pid in [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]:
+    for pid in everybody():
         try:
             fields = _stat(pid)
         except ProcessLookupError:
@@ -177,14 +193,6 @@ def group_members(group: int) -> frozenset[int]:
     return frozenset(found)
 
 
-def is_alive(pid: int) -> bool:
-    """Whether there is such a process, and it is no zombie."""
-    try:
-        return _stat(pid)[0] not in {"Z", "X"}
-    except ProcessLookupError:
-        return False
-
-
 def descendants(roots: Iterable[int]) -> frozenset[int]:
     """Pids of all children of these processes, of their children, and so on, as far as they are there."""
     found: set[int] = set()
@@ -192,8 +200,8 @@ def descendants(roots: Iterable[int]) -> frozenset[int]:
     while todo:
         pid = todo.pop()
         with suppress(OSError):  # it has gone, or one of its threads has
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                new = {int(child) for child in (task / "children").read_text().split()} - found
+            for task in os.listdir(f"/proc/{pid}/task"):
+                new = {int(child) for child in _read(f"/proc/{pid}/task/{task}/children").split()} - found
                 found |= new
                 todo += new
     return frozenset(found)
@@ -209,6 +217,6 @@ def close_fds_except(keep: frozenset[int]) -> None:
 def _open_fds() -> frozenset[int]:
     """At least the open file descriptors of this process."""
     try:
-        return frozenset(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+        return frozenset(int(name) for name in os.listdir("/proc/self/fd"))
     except PermissionError:  # the kernel hides it from a process that changed its user
         return frozenset(range(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))

@@ -1,8 +1,8 @@
 """How this process was started, and so how another one like it is."""
 
+import os
 import re
 import sys
-from pathlib import Path
 
 from workerlib.core.config import WorkerCommand
 from workerlib.errors import UsageError
@@ -37,10 +37,10 @@ def interpreter_command() -> list[str]:
 def absolute_sys_path() -> list[str]:
     """Where this process imports from, for a worker that works in another directory."""
     try:
-        here = Path.cwd()
+        here = os.getcwd()
     except FileNotFoundError:  # it was removed: nothing can be imported from it
-        return [entry for entry in sys.path if Path(entry).is_absolute()]
-    return [str(here / entry) for entry in sys.path]
+        return [entry for entry in sys.path if os.path.isabs(entry)]
+    return [os.path.join(here, entry) if entry else here for entry in sys.path]
 
 
 def program_command(*words: str, pass_name: bool = True) -> WorkerCommand:
@@ -53,7 +53,7 @@ def program_command(*words: str, pass_name: bool = True) -> WorkerCommand:
         raise UsageError("this program was read from stdin, so it cannot be started again as its worker: use a file")
     own = len(sys.argv) - 1
     try:
-        here = str(Path.cwd())
+        here = os.getcwd()
     except FileNotFoundError:
         here = None
     argv = (sys.executable, *sys.orig_argv[1 : len(sys.orig_argv) - own], *words)

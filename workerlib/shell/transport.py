@@ -13,7 +13,6 @@ import ssl
 import stat
 import struct
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -409,9 +408,8 @@ class Listener:
             # Only our own file: another server may have bound the name after ours was removed, and a child that was
             # forked off has no say.
             with contextlib.suppress(FileNotFoundError):
-                path = Path(self.location.path)
-                if path.stat().st_ino == self._inode:
-                    path.unlink()
+                if os.stat(self.location.path).st_ino == self._inode:
+                    os.unlink(self.location.path)
             self._inode = None
 
 
@@ -432,7 +430,7 @@ async def listen(
     inode = None
     if sock is None:
         sock = bind_unix(location.path)
-        inode = Path(location.path).stat().st_ino
+        inode = os.stat(location.path).st_ino
     try:
         server = await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG, start_serving=False)
     except BaseException:
@@ -457,13 +455,14 @@ def bind_unix(path: str) -> socket.socket:
     if not remove_stale_socket(path):
         raise OSError(errno.EADDRINUSE, "another server listens here, or it is no socket", path)
     unready = f"{path[:-1]}~"  # not longer than the path, whose length is limited
-    Path(unready).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(unready)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(unready)
-        Path(unready).chmod(0o600)
+        os.chmod(unready, 0o600)
         sock.listen(BACKLOG)
-        Path(unready).rename(path)
+        os.rename(unready, path)
     except OSError as error:
         sock.close()
         raise OSError(error.errno, error.strerror, path) from None
@@ -477,8 +476,9 @@ def inherit_unix(fd: int, path: str) -> socket.socket | None:
     sock = socket.socket(fileno=fd)
     if sock.family != socket.AF_UNIX or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise UsageError(f"descriptor {fd}, which was handed to this process, is no Unix socket that listens")
-    if Path(path).is_socket():
-        return sock
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            return sock
     sock.close()
     return None
 
@@ -495,7 +495,8 @@ def remove_stale_socket(path: str) -> bool:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            Path(path).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
             return True
         except OSError:
             return False

@@ -288,7 +288,7 @@ class Children:
             roots |= {child.pid}
         found = roots | process.descendants(roots | inside)
         known = inside | {child.pid} | self._children.keys()
-        return frozenset(pid for pid in found - known if process.is_alive(pid) and _group_of(pid) not in child.groups)
+        return frozenset(pid for pid in found - known if process.is_running(pid) and _group_of(pid) not in child.groups)
 
     def owns(self, child: Child, pid: int) -> bool:
         """Whether a living process is one of the child's unit."""

@@ -8,7 +8,7 @@ from workers import NeverInitialised, Sum
 from workerlib import Redirect, ShutdownOn, Worker
 from workerlib.runtime import current_master
 from workerlib.shell.program import absolute_sys_path
-from workerlib.spawner import SpawnOptions
+from workerlib.spawn_options import SpawnOptions
 
 NULL = Redirect.dev_null()
 
