@@ -535,19 +535,30 @@ class Connection:
         stuck_at = self._moved_at + self.settings.buffer_age_limit_s if self._out else math.inf
         sock.wait(min(until, session.deadline_at, stuck_at) - now(), writing=bool(self._out))
         try:
-            data = sock.receive()
+            ended = self._receive(sock)
         except OSError as error:
             self._lost(error)
             return
-        if data:
-            self._arrived(data)
-        if data == b"":
+        if ended:
             self._drop(CloseKind.PEER)
         elif self._out and now() >= stuck_at:
             self._drop(CloseKind.NOT_READING, f"for {self.settings.buffer_age_limit_s:g} s")
         elif now() >= session.deadline_at:  # last: signs of life that were there have been taken
             self._handle(session.tick(now()))
         self._flush()
+
+    def _receive(self, sock: BlockingSocket) -> bool:
+        """Takes what has come; whether that is the end of the stream. A large message is read to its place."""
+        session = self._session
+        if session.missing:
+            size = sock.receive_into(session.room())
+            if size:
+                self._handle(session.receive_filled(size, now()))
+            return size == 0
+        data = sock.receive()
+        if data:
+            self._arrived(data)
+        return data == b""
 
     def _arrived(self, data: bytes) -> None:
         self._handle(self._session.receive(data, now()))

@@ -60,6 +60,13 @@ class BlockingSocket:
         except BlockingIOError:
             return None
 
+    def receive_into(self, room: memoryview) -> int | None:
+        """The same, written to `room`, which is not empty: how many bytes that was."""
+        try:
+            return self._sock.recv_into(room, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+
     def receive_soon(self) -> bytes | None:
         """Waits up to SOON_S for something to come: the first SOON_SIZE bytes of it, or None. Raises OSError."""
         try:
