@@ -10,21 +10,12 @@ from pathlib import Path
 
 from harness import OURS, PYTHON, Bench, Budget, CaseError, Row, started
 from imports import run_ms
+from spawned import Adder, add
 
-from workerlib import Redirect, ShutdownOn, Worker, rpc
+from workerlib import Redirect, ShutdownOn
 from workerlib.shell.loop import run
 
 INTERPRETER = "import asyncio, msgspec, uvloop"
-
-
-class Adder(Worker):
-    @rpc
-    async def add(self, n: int) -> int:
-        return n + 1
-
-
-def add(n: int) -> int:
-    return n + 1
 
 
 def ours() -> float:
