@@ -20,10 +20,10 @@ from workerlib.redirects import Redirect, Target
 from workerlib.servant import current_session
 from workerlib.server import Server, new_worker_id
 from workerlib.shell.environment import effective_settings
+from workerlib.shell.listening import remove_stale_socket
 from workerlib.shell.pidfd import wait_pidfd
 from workerlib.shell.private_dir import process_dir, remove_sockets
 from workerlib.shell.program import interpreter_command
-from workerlib.shell.transport import remove_stale_socket
 from workerlib.spawn_options import Launcher, SpawnOptions, WorkerRecord
 from workerlib.spawner import Spawning
 from workerlib.spec import RpcSettings, one_way, rpc

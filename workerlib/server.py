@@ -13,7 +13,8 @@ from workerlib.core.session import CloseKind
 from workerlib.core.uri import Location
 from workerlib.servant import Servant, current_session
 from workerlib.serving import Host, ServerConnection
-from workerlib.shell.transport import Listener, Peer, listen
+from workerlib.shell.listening import Listener, listen
+from workerlib.shell.transport import Peer
 from workerlib.spec import (
     RpcSettings,
     one_way,

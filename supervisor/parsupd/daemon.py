@@ -38,7 +38,7 @@ from workerlib.core.uri import UnixLocation, Uri
 from workerlib.server import Server
 from workerlib.shell import process
 from workerlib.shell.environment import effective_settings
-from workerlib.shell.transport import bind_unix, inherit_unix
+from workerlib.shell.listening import bind_unix, inherit_unix
 
 MASTER = "parsup.Master"
 

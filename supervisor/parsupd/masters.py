@@ -25,8 +25,9 @@ from workerlib.core.uri import Location, UnixLocation, Uri
 from workerlib.launchers.local import LocalLauncher, Watch
 from workerlib.server import Server
 from workerlib.shell.environment import effective_settings
+from workerlib.shell.listening import bind_unix
 from workerlib.shell.private_dir import make_private, remove_sockets
-from workerlib.shell.transport import Peer, bind_unix
+from workerlib.shell.transport import Peer
 
 USERS = "users"
 

@@ -33,7 +33,7 @@ from workerlib.errors import (
 )
 from workerlib.servant import Session, current_session
 from workerlib.server import DAEMON, Server
-from workerlib.shell.transport import Listener, listen
+from workerlib.shell.listening import Listener, listen
 from workerlib.spec import Function, RpcSettings, one_way, pipe, rpc
 
 SETTINGS = RpcSettings()

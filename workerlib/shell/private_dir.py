@@ -7,7 +7,7 @@ from pathlib import Path
 
 from workerlib.errors import UsageError
 from workerlib.shell import process
-from workerlib.shell.transport import remove_stale_socket
+from workerlib.shell.listening import remove_stale_socket
 
 
 def make_private(path: Path, *, passable: bool = False) -> Path:

@@ -13,7 +13,7 @@ from parsupd.core.units import ListenAddress
 from parsupd.shell.notify_socket import Notifier
 from workerlib import UsageError
 from workerlib.core.uri import check_socket_path
-from workerlib.shell.transport import remove_stale_socket
+from workerlib.shell.listening import remove_stale_socket
 
 BACKLOG = 4096
 PREFIX = "listen-"
