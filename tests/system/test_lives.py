@@ -284,4 +284,4 @@ asyncio.run(Early.spawn(shutdown_on=ShutdownOn.CONNECTION_CLOSED, redirect_stdou
         pids = wait_until(lambda: note.exists() and note.read_text().split(), what="both run")
         master.kill()
     wait_until(lambda: not any(alive(int(pid)) for pid in pids), what="both have gone")
-    assert not workers_of(master.pid)
+    wait_until(lambda: not workers_of(master.pid), what="the launched process, which ended them, has gone")
