@@ -6,7 +6,6 @@ cancels nothing but its own waiting. Values are plain, so that any Pyro5 client 
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -52,7 +51,7 @@ class Supervisor:
         self._reloader = reloader
         self._runtime_dir = runtime_dir
         self._roller = Roller(executor, reloader)
-        self._started_at = time.time()
+        self._started_at = asyncio.get_running_loop().time()
         self._wall = WallClock()
 
     @property
@@ -69,7 +68,7 @@ class Supervisor:
             "pid": os.getpid(),
             "runtime_dir": str(self._runtime_dir),
             "token": leftovers.token_of(self._runtime_dir),
-            "started": self._started_at,
+            "started": self._wall(self._started_at),
             "restart_storm": self._fleet.storm,
             "last_event": self._executor.chronicle.events.last,
         }

@@ -531,7 +531,7 @@ class Executor:
         if state.sub_state in {SubState.RUNNING, SubState.RELOADING}:
             self._watch(instance, generation, taken_over=True)
         if spec.listens_for_notices:
-            self.notices.open(instance, generation, spec, _owner(process.pid))
+            self.notices.open(instance, generation, spec, None if child.exited.done() else _owner(process.pid))
         if process.worker_id and not child.exited.done():
             location = parse_uri(process.uri).location
             master = self._masters.at(location)

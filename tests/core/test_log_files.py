@@ -56,19 +56,38 @@ def test_an_instance_keeps_to_its_total(sizes: dict[int, int], total: int, rotat
         assert sum(sizes[number] for number in [*left, gone[-1]]) > room
 
 
-@given(
-    st.lists(st.tuples(st.floats(0, 100), st.sampled_from("ab"), st.integers(1, 99), st.integers(0, 100))),
-    st.integers(0, 500),
-    st.integers(0, 1000),
-)
-def test_all_keep_to_their_total(files: list[tuple[float, str, int, int]], current: int, limit: int) -> None:
-    """The oldest files of all instances go until there is room, or nothing but the current ones is left."""
-    total = current + sum(size for *_, size in files)
+Files = list[tuple[float, str, int, int]]
+FILES = st.tuples(st.floats(0, 100), st.sampled_from("ab"), st.integers(1, 99), st.integers(0, 100))
+
+
+@given(st.lists(FILES, unique_by=lambda file: file[1:3]), st.integers(0, 500), st.integers(0, 1000))
+def test_all_keep_to_their_total(files: Files, current: int, limit: int) -> None:
+    """Files go until there is room, or nothing but the current ones is left; none that need not, and none before an
+    older one of its instance, whatever was done to the clock.
+    """
+    sizes = {(instance, number): size for _, instance, number, size in files}
+    total = current + sum(sizes.values())
     gone = log_files.too_much(files, total, limit)
-    ordered = sorted(files)
-    assert gone == [(instance, number) for _, instance, number, _ in ordered[: len(gone)]]
-    left = total - sum(size for *_, size in ordered[: len(gone)])
+    left = total - sum(sizes[file] for file in gone)
     assert left <= limit or len(gone) == len(files)
+    assert not gone or left + sizes[gone[-1]] > limit
+    for instance in "ab":
+        numbers = sorted(number for one, number in sizes if one == instance)
+        its_gone = [number for one, number in gone if one == instance]
+        assert its_gone == numbers[: len(its_gone)]
+
+
+@given(st.lists(FILES, unique_by=lambda file: file[1:3]))
+def test_the_oldest_of_all_go_first(files: Files) -> None:
+    """While nobody sets the clock, an instance's files have growing numbers."""
+    files = [(at, instance, index, 1) for index, (at, instance, _, _) in enumerate(sorted(files))]
+    assert log_files.too_much(files, len(files), 0) == [(instance, number) for _, instance, number, _ in files]
+
+
+def test_a_clock_that_was_set_back_makes_no_file_older() -> None:
+    """What came after it still goes after it."""
+    files = [(1000.0, "a", 1, 1), (10.0, "a", 2, 1), (500.0, "b", 1, 1)]
+    assert log_files.too_much(files, 3, 1) == [("b", 1), ("a", 1)]
 
 
 def test_a_unit_waits_as_long_as_its_policy_says() -> None:

@@ -69,9 +69,16 @@ def too_many(sizes: Mapping[int, int], settings: LogSettings) -> list[int]:
 def too_much(files: Iterable[tuple[float, str, int, int]], total: int, limit: int) -> list[tuple[str, int]]:
     """Of all instances' files that are not being written, as (age's order, instance, number, size): which go, oldest
     first, until all files together, `total` bytes, are within the limit.
+
+    The order is of the wall clock, which may have been set back: no file is older than its instance's one before.
     """
+    ordered: list[tuple[float, str, int, int]] = []
+    newest: dict[str, float] = {}
+    for at, instance, number, size in sorted(files, key=lambda file: file[1:]):
+        newest[instance] = max(at, newest.get(instance, at))
+        ordered.append((newest[instance], instance, number, size))
     found = []
-    for _, instance, number, size in sorted(files):
+    for _, instance, number, size in sorted(ordered):
         if total <= limit:
             break
         found.append((instance, number))

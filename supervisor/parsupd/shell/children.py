@@ -17,7 +17,6 @@ import errno
 import fcntl
 import os
 import resource
-import select
 import shutil
 import signal
 import subprocess
@@ -25,10 +24,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from parsupd.core.attributes import Limit
-from parsupd.shell.leftovers import Tag, tag_of, tagged
+from parsupd.shell.kernel import Kernel
+from parsupd.shell.leftovers import Tag
 from parsupd.shell.preparing import Preparation, Step, limit_step
 from workerlib.core.daemonizing import ExitCause as Exit
-from workerlib.shell import process
 
 FIRST_FD = 3
 """Where the descriptors begin that a program is passed."""
@@ -70,18 +69,18 @@ class Child:
 class Children:
     """All child processes of the daemon. Made once, in the main thread, inside the running loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernel: Kernel | None = None) -> None:
+        self._kernel = kernel or Kernel()
         self._loop = asyncio.get_running_loop()
         self._children: dict[int, Child] = {}
         self._former: dict[int, Child] = {}  # main processes that others have succeeded, until they are reaped
         self._orphans: dict[int, Tag | None] = {}
         self._strangers: set[Child] = set()
+        self._inherited = set(self._kernel.children())  # of an earlier program of this process, whatever that was
         self._files = Limit(*resource.getrlimit(resource.RLIMIT_NOFILE))
         # A thousand units take more descriptors than the usual soft limit of 1024; units get the old limit back.
         resource.setrlimit(resource.RLIMIT_NOFILE, (self._files.hard, self._files.hard))
-        process.set_child_subreaper()
-        # uvloop refuses add_signal_handler for SIGCHLD; Python's own handler runs between two callbacks of the loop.
-        signal.signal(signal.SIGCHLD, lambda _signum, _frame: self._loop.call_soon_threadsafe(self._reap))
+        self._kernel.follow_children(lambda: self._loop.call_soon_threadsafe(self._reap))
 
     def spawn(
         self,
@@ -140,7 +139,7 @@ class Children:
     def adopt(self, pid: int, tag: Tag | None = None) -> Child:
         """Takes over a process that is, or will be, re-parented to the daemon; it must not have been reaped yet."""
         self._orphans.pop(pid, None)
-        return self._add(pid, os.getpgid(pid), None, tag)
+        return self._add(pid, self._kernel.group_of(pid), None, tag)
 
     def take_over(self, pid: int, started: int, group: int, pidfd: int | None = None, tag: Tag | None = None) -> Child:
         """Takes over a process of an earlier daemon, or what is left of its group when it has ended meanwhile.
@@ -150,7 +149,7 @@ class Children:
         child = Child(pid, group, self._loop.create_future(), self._loop.create_future(), started=started, tag=tag)
         child.groups.add(group)
         child.adopted = True
-        if _is_own_child(pid, started):  # an earlier program of this same process has started it
+        if self._is_own_child(pid, started):  # an earlier program of this same process has started it
             if pidfd is not None:
                 os.close(pidfd)
             self._children[pid] = child
@@ -158,11 +157,11 @@ class Children:
             return child
         cause: Exit | None = None
         try:
-            child.pidfd = os.pidfd_open(pid) if pidfd is None else pidfd
-            if pidfd is None and process.start_time(pid) != started:
+            child.pidfd = self._kernel.open(pid) if pidfd is None else pidfd
+            if pidfd is None and self._kernel.start_time(pid) != started:
                 raise ProcessLookupError  # somebody else has got its pid
-            if pidfd is not None and _has_ended(pidfd):
-                cause = process.strangers_exit_cause(pid, started, pidfd)
+            if pidfd is not None and self._kernel.has_ended(pidfd):
+                cause = self._kernel.exit_cause(pid, started, pidfd)
                 raise ProcessLookupError
         except ProcessLookupError:
             self._drop_pidfd(child)
@@ -176,7 +175,7 @@ class Children:
     def _stranger_gone(self, child: Child) -> None:
         self._loop.remove_reader(child.pidfd)
         if not child.exited.done():  # else it had become an orphan, and was reaped here
-            child.exited.set_result(process.strangers_exit_cause(child.pid, child.started, child.pidfd))
+            child.exited.set_result(self._kernel.exit_cause(child.pid, child.started, child.pidfd))
         self._check_group(child)
 
     def _drop_pidfd(self, child: Child) -> None:
@@ -189,7 +188,7 @@ class Children:
     def _add(self, pid: int, group: int, popen: "subprocess.Popen[bytes] | None", tag: Tag | None = None) -> Child:
         child = Child(pid, group, self._loop.create_future(), self._loop.create_future(), popen, tag=tag)
         child.groups.add(group)
-        child.started = process.start_time(pid)
+        child.started = self._kernel.start_time(pid)
         self._children[pid] = child
         return child
 
@@ -209,8 +208,9 @@ class Children:
 
     def _reap(self) -> None:
         """Takes every exit that is there; then looks at the groups that somebody may have left."""
-        for gone in process.reap():
+        for gone in self._kernel.reap():
             self._orphans.pop(gone.pid, None)
+            self._inherited.discard(gone.pid)
             child = self._children.pop(gone.pid, None)
             if child is None:  # an orphan that was re-parented to the daemon
                 former = self._former.pop(gone.pid, None)
@@ -230,7 +230,7 @@ class Children:
         """Completes `group_empty`, or waits for those that are left, each by its pidfd, without polling."""
         if child.group_empty.done() or not child.exited.done():
             return
-        inside = frozenset[int]().union(*(process.group_members(group) for group in child.groups if _exists(group)))
+        inside = frozenset[int]().union(*(self._inside(child, group) for group in child.groups))
         left = inside | self._outside(child, inside)
         for pid in child.members.keys() - left:
             self._drop_member(child, pid)
@@ -242,14 +242,14 @@ class Children:
 
     def _add_member(self, child: Child, pid: int, *, signum: int) -> None:
         try:
-            pidfd = os.pidfd_open(pid)
+            pidfd = self._kernel.open(pid)
         except ProcessLookupError:
             return
         child.members[pid] = pidfd
         self._loop.add_reader(pidfd, self._member_gone, child, pid)
         if signum:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, signum)
+                self._kernel.send(pidfd, signum)
 
     def _member_gone(self, child: Child, pid: int) -> None:
         self._drop_member(child, pid)
@@ -259,6 +259,32 @@ class Children:
         pidfd = child.members.pop(pid)
         self._loop.remove_reader(pidfd)
         os.close(pidfd)
+
+    def _inside(self, child: Child, group: int) -> frozenset[int]:
+        """The living members of one of its groups.
+
+        Nobody is told when the last one leaves a group for one of its own, nor what happens while no parsupd is there;
+        from then on its number is anybody's. So where none is in it that is certainly the unit's, only those count
+        that say they are, or that were left to this process and lead no group.
+        """
+        if not self._kernel.group_exists(group):
+            return frozenset()
+        found = self._kernel.group_members(group)
+        if self._is_known(child, group):  # after the look: so it was its own then
+            return found
+        return frozenset(pid for pid in found if self._is_ours(child, pid))
+
+    def _is_ours(self, child: Child, pid: int) -> bool:
+        """Whether a process with the number of one of the child's groups is of the child's unit."""
+        if pid in self._former:
+            return True
+        tag = self._kernel.tag_of(pid)
+        if tag is not None:
+            return tag == child.tag
+        ancestor = 0 if pid in child.groups else pid  # who led one of them has been reaped
+        while ancestor not in {0, self._kernel.pid}:
+            ancestor = self._kernel.parent_of(ancestor)
+        return ancestor > 0
 
     # Those that have left their group
 
@@ -271,34 +297,46 @@ class Children:
         if child.tag is None:
             return frozenset()
         if child.adopted or child.daemonizes:
-            looks = (self._look_outside(child, inside, tagged(child.tag)) for _ in range(LOOKS))
+            looks = (self._look_outside(child, inside, self._kernel.tagged(child.tag)) for _ in range(LOOKS))
             return next((found for found in looks if found), frozenset())
         mine: frozenset[int] = frozenset()
         found: frozenset[int] = frozenset()
-        while new := process.children() - mine:
+        while new := self._kernel.children() - mine:
             mine |= new
             ours = mine - self._children.keys()
-            self._orphans = {pid: self._orphans[pid] if pid in self._orphans else tag_of(pid) for pid in ours}
+            self._orphans = {
+                pid: self._orphans[pid] if pid in self._orphans else self._kernel.tag_of(pid) for pid in ours
+            }
             roots = frozenset(pid for pid, tag in self._orphans.items() if tag == child.tag)
+            # One that is just ending has no environment any more, and may still have children that do.
+            silent = frozenset(pid for pid, tag in self._orphans.items() if tag is None)
+            roots |= frozenset(pid for pid in self._kernel.descendants(silent) if self._kernel.tag_of(pid) == child.tag)
             found |= self._look_outside(child, inside, roots)
         return found
 
     def _look_outside(self, child: Child, inside: frozenset[int], roots: frozenset[int]) -> frozenset[int]:
         if not child.exited.done():
             roots |= {child.pid}
-        found = roots | process.descendants(roots | inside)
+        found = roots | self._kernel.descendants(roots | inside)
         known = inside | {child.pid} | self._children.keys()
-        return frozenset(pid for pid in found - known if process.is_running(pid) and _group_of(pid) not in child.groups)
+        return frozenset(
+            pid
+            for pid in found - known
+            if self._kernel.is_running(pid) and self._kernel.group_of(pid) not in child.groups
+        )
 
     def owns(self, child: Child, pid: int) -> bool:
         """Whether a living process is one of the child's unit."""
         if (pid == child.pid and not child.exited.done()) or pid in child.members:
             return True
-        return _group_of(pid) in child.groups or (child.tag is not None and tag_of(pid) == child.tag)
+        if child.tag is not None and self._kernel.tag_of(pid) == child.tag:
+            return True
+        group = self._kernel.group_of(pid)
+        return group in child.groups and (self._is_known(child, group) or self._is_ours(child, pid))
 
     def roots(self, child: Child) -> list[int]:
         """Of those that the main process has left behind, the ones that have no living parent among them."""
-        return [pid for pid in sorted(child.members) if _parent_of(pid) not in child.members]
+        return [pid for pid in sorted(child.members) if self._kernel.parent_of(pid) not in child.members]
 
     def succeed(self, child: Child, pid: int) -> bool:
         """Makes another process of the unit its main one: `child.exited` is a new future from then on.
@@ -308,8 +346,8 @@ class Children:
         if not self.owns(child, pid):
             return False
         try:
-            pidfd = os.pidfd_open(pid)
-            started, group = process.start_time(pid), os.getpgid(pid)
+            pidfd = self._kernel.open(pid)
+            started, group = self._kernel.start_time(pid), self._kernel.group_of(pid)
         except ProcessLookupError:
             return False
         if pid in child.members:
@@ -319,11 +357,11 @@ class Children:
             self._former[child.pid] = Child(child.pid, child.group, child.exited, child.group_empty, child.popen)
         self._drop_pidfd(child)
         child.pid, child.started, child.popen = pid, started, None
-        if group != os.getpgrp():
+        if group != self._kernel.group:
             child.group = group
             child.groups.add(group)
         child.exited = self._loop.create_future()
-        if pid in process.children():
+        if pid in self._kernel.children():
             os.close(pidfd)
             self._orphans.pop(pid, None)
             self._children[pid] = child
@@ -349,14 +387,14 @@ class Children:
             if self._is_known(child, group):
                 with contextlib.suppress(ProcessLookupError):
                     for one in signals:
-                        os.killpg(group, one)
+                        self._kernel.kill_group(group, one)
         for pid in self._outside(child) - child.members.keys():
             self._add_member(child, pid, signum=0)
         for pid, pidfd in child.members.items():
-            if child.tag is not None and _group_of(pid) not in child.groups:
+            if child.tag is not None and self._kernel.group_of(pid) not in child.groups:
                 with contextlib.suppress(ProcessLookupError):
                     for one in signals:
-                        signal.pidfd_send_signal(pidfd, one)
+                        self._kernel.send(pidfd, one)
         # Nobody is told when a process leaves its group for one of its own: those that are watched may have.
         self._check_group(child)
 
@@ -367,46 +405,55 @@ class Children:
         with contextlib.suppress(ProcessLookupError):
             for one in (signum, signal.SIGCONT) if resume and signum != signal.SIGKILL else (signum,):
                 if child.pidfd >= 0:
-                    signal.pidfd_send_signal(child.pidfd, one)
+                    self._kernel.send(child.pidfd, one)
                 else:
-                    os.kill(child.pid, one)  # our own child, not reaped: the pid is its own
+                    self._kernel.kill(child.pid, one)  # our own child, not reaped: the pid is its own
         return True
 
-    @staticmethod
-    def _is_known(child: Child, group: int) -> bool:
+    def _is_known(self, child: Child, group: int) -> bool:
         """Whether the number of the group is certainly its own: a process of it is not reaped yet.
 
         Of our own children that is so until we reap them, and then those that are left are watched.
         """
-        if child.pidfd < 0 and not child.exited.done() and _group_of(child.pid) == group:
+        if child.pidfd < 0 and not child.exited.done() and self._kernel.group_of(child.pid) == group:
             return True
         for pid, pidfd in ((child.pid, child.pidfd), *child.members.items()):
-            if pidfd >= 0 and _group_of(pid) == group:
+            if pidfd >= 0 and self._kernel.group_of(pid) == group:
                 with contextlib.suppress(OSError):
-                    signal.pidfd_send_signal(pidfd, 0)  # after the look: the pid was its own then
+                    self._kernel.send(pidfd, 0)  # after the look: the pid was its own then
                     return True
+        return False
+
+    def _is_own_child(self, pid: int, started: int) -> bool:
+        with contextlib.suppress(ProcessLookupError):
+            return self._kernel.start_time(pid) == started and self._kernel.parent_of(pid) == self._kernel.pid
         return False
 
     # The end
 
     async def end_strays(self, is_ours: Callable[[int], bool], within_s: float) -> list[int]:
-        """Ends children that nobody knows (orphans that left their group); returns the pids that got a signal."""
+        """Ends children that nobody knows (orphans that left their group); returns the pids that got a signal.
+
+        Those that came to us are of units, whatever they did to their environment. Of those that were there before
+        that is so where `is_ours` says it.
+        """
         signalled: list[int] = []
         for signum, wait_s in ((signal.SIGTERM, within_s), (signal.SIGKILL, 1.0)):
-            strays = [pid for pid in process.children() - self._children.keys() if is_ours(pid)]
+            unknown = self._kernel.children() - self._children.keys()
+            strays = [pid for pid in unknown if pid not in self._inherited or is_ours(pid)]
             for pid in strays:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signum)  # our own child, not reaped: the pid is its own
+                    self._kernel.kill(pid, signum)  # our own child, not reaped: the pid is its own
             signalled += strays
             give_up_at = self._loop.time() + wait_s
-            while set(strays) & process.children() and self._loop.time() < give_up_at:
+            while set(strays) & self._kernel.children() and self._loop.time() < give_up_at:
                 await asyncio.sleep(0.01)
                 self._reap()
         return signalled
 
     def close(self) -> None:
         """Gives the signal and the limit back."""
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._kernel.forget_children()
         resource.setrlimit(resource.RLIMIT_NOFILE, self._files)
         for child in list(self._strangers):
             self._drop_pidfd(child)
@@ -414,18 +461,6 @@ class Children:
             for pidfd in child.members.values():
                 self._loop.remove_reader(pidfd)
                 os.close(pidfd)
-
-
-def _is_own_child(pid: int, started: int) -> bool:
-    with contextlib.suppress(ProcessLookupError):
-        return process.start_time(pid) == started and process.parent(pid) == os.getpid()
-    return False
-
-
-def _has_ended(pidfd: int) -> bool:
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    return bool(poller.poll(0))
 
 
 def _placed(listen_fds: Sequence[int]) -> tuple[list[int], Callable[[], None]]:
@@ -438,28 +473,3 @@ def _placed(listen_fds: Sequence[int]) -> tuple[list[int], Callable[[], None]]:
             os.dup2(fd, FIRST_FD + index)
 
     return spare, place
-
-
-def _exists(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _group_of(pid: int) -> int:
-    """0 when there is no such process."""
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return 0
-
-
-def _parent_of(pid: int) -> int:
-    try:
-        return process.parent(pid)
-    except ProcessLookupError:
-        return 0

@@ -308,5 +308,5 @@ class InstanceLog:
         self._fd = -1
         old = self._number
         self._number, self._length, self._opened_at = old + 1, 0, now
-        self._folder.finish(self.name, old, self.settings, time.time())
+        self._folder.finish(self.name, old, self.settings)
         self._commit()

@@ -27,6 +27,7 @@ class LogFolder:
         """By instance and number: size, and whether compressed. The one being written is among them, growing."""
         self._current: dict[str, int] = {}
         self._order: dict[tuple[str, int], float] = {}
+        self._newest = 0.0
         self._total = 0
         self._lock = -1
 
@@ -63,6 +64,7 @@ class LogFolder:
                         self._total -= files[file.number][0]
                     files[file.number] = (status.st_size, file.compressed)
                     self._order[instance, file.number] = status.st_mtime
+                    self._newest = max(self._newest, min(status.st_mtime, time.time()))
                     self._total += status.st_size
 
     def _unlink(self, name: str) -> None:
@@ -108,13 +110,18 @@ class LogFolder:
         """The file that is being written is closed, to be gone on with later."""
         current = self._current.pop(instance, None)
         if current is not None:
-            self._order[instance, current] = time.time()
+            self._order[instance, current] = self._now()
 
-    def finish(self, instance: str, number: int, settings: LogSettings, at: float) -> None:
+    def _now(self) -> float:
+        """The time, which does not go back when the clock is set back: what is written next is newer."""
+        self._newest = max(self._newest, time.time())
+        return self._newest
+
+    def finish(self, instance: str, number: int, settings: LogSettings) -> None:
         """The file is written no more. What is too much now goes, the rest is to be compressed."""
         self._current.pop(instance, None)
         if number in self._files.get(instance, {}):
-            self._order[instance, number] = at
+            self._order[instance, number] = self._now()
         self.keep_within(instance, settings)
         if settings.compress:
             known = {*self._waiting}
