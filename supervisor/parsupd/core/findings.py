@@ -8,6 +8,15 @@ from parsupd.core.templates import Template, template_of
 from parsupd.core.toml_lines import Path, line_of
 from parsupd.core.units import DaemonSettings, Dependency, GroupSpec, UnitSpec
 
+LONGEST_SHOWN = 1000
+"""Characters of a key or a message that are shown: a value may be as long as it likes."""
+
+
+def _shown(text: str) -> str:
+    """Its beginning, where a message says what is wrong, and its end, where it may say what would be right."""
+    half = LONGEST_SHOWN // 2
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:half]} [...] {text[-half:]}"
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -20,7 +29,9 @@ class Problem:
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
+        return (
+            f"{place}: {_shown(self.key)}: {_shown(self.message)}" if self.key else f"{place}: {_shown(self.message)}"
+        )
 
 
 @dataclass(slots=True)

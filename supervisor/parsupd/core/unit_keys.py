@@ -8,6 +8,7 @@ BadValueError. `Live` around the reader says that a reload changes the key witho
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from parsupd.core.attributes import ATTRIBUTE_KEYS
@@ -56,6 +57,7 @@ MIN_WATCHDOG_S = 0.1
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+@cache
 def field_of(key: str) -> str:
     """The name of a key's field in `UnitSpec` or `DaemonSettings`."""
     return key.removesuffix("_sec") + "_s" if key.endswith("_sec") else key

@@ -30,6 +30,9 @@ from parsupd.core.units import (
 TABLES = ("parsupd", "unit", "group")
 MOST_IN_GROUP = 200
 """Each unit of a group waits for all before it: the number of edges grows with the square."""
+MOST_NESTED = 50
+TOO_DEEP = f"tables and arrays are nested too deeply: {MOST_NESTED} levels at most"
+TOO_LONG = "a whole number has 64 bits at most"
 BAD_NAME = "a unit's name has letters, digits, dots, dashes and underscores, 128 at most"
 DEFAULT_INCLUDE = ("units.d/*.toml",)
 
@@ -182,20 +185,21 @@ def parse_environment(path: str, text: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     problems = []
-    joined = re.sub(r"\\\n", "\0", text)  # a continued line is one line, and still counts as several
     number = 1
-    for line in joined.split("\n"):
-        content = line.replace("\0", "").strip()
+    for line in re.split(r"(?<!\\)\n", text):  # a continued line is one line, and still counts as several
+        content = line.replace("\\\n", "").strip()
         name, equals, value = content.partition("=")
         name = name.strip()
         if content and content[0] not in "#;":
-            if not equals or not VARIABLE.fullmatch(name):
+            if "\0" in content:
+                problems.append(Problem(path, number, "", f"must not hold a NUL character: {content!r}"))
+            elif not equals or not VARIABLE.fullmatch(name):
                 problems.append(Problem(path, number, "", f"must be KEY=VALUE, not {content!r}"))
             elif (unquoted := _unquote(value.strip())) is None:
                 problems.append(Problem(path, number, name, "has a quote that is not closed"))
             else:
                 found[name] = unquoted
-        number += 1 + line.count("\0")
+        number += 1 + line.count("\n")
     if problems:
         raise ConfigurationError(problems)
     return found
@@ -227,7 +231,29 @@ def _load(path: str, text: str, problems: list[Problem]) -> File | None:
         message = f"{str(error)[: place.start()]} in column {place[2]}" if place else str(error)
         problems.append(Problem(path, line, "", f"not TOML: {message}"))
         return None
-    return File(path, document, key_lines(text), problems)
+    except RecursionError:
+        problems.append(Problem(path, None, "", TOO_DEEP))
+        return None
+    except ValueError:  # of int(), for thousands of digits
+        problems.append(Problem(path, None, "", TOO_LONG))
+        return None
+    file, before = File(path, document, key_lines(text), problems), len(problems)
+    _check_bounds(file, (), "", document)
+    return file if len(problems) == before else None
+
+
+def _check_bounds(file: File, where: Path, below: str, value: Any, depth: int = 0) -> None:
+    """Complains about what could not be shown in a message about it. TOML itself allows numbers of 64 bits only."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        file.complain(where, TOO_LONG, below)
+    elif depth > MOST_NESTED:
+        file.complain(where[:3], TOO_DEEP)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            _check_bounds(file, (*where, key), below, each, depth + 1)
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            _check_bounds(file, where, f"{below}[{index}]", each, depth + 1)
 
 
 def _expand_templates(files: Iterable[File], found: Found) -> None:

@@ -22,11 +22,15 @@ def load(path: Path) -> Configuration:
 
 
 def read_config_text(path: Path, what: str = "configuration") -> str:
-    """Raises UsageError that names the file and what is wrong with it."""
+    """Raises UsageError that names the file and what is wrong with it. A byte order mark is no part of the text."""
+    try:
+        str(path).encode()  # where it comes from is kept with what it says, and sent to who asks
+    except UnicodeEncodeError:
+        raise UsageError(f"the path of the {what} {str(path)!r} is not UTF-8: give it another name") from None
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a FIFO would be waited for, a device may never end
             raise UsageError(f"the {what} {str(path)!r} is not a regular file")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8").removeprefix("\ufeff")
     except OSError as error:
         raise UsageError(f"the {what} {str(path)!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
