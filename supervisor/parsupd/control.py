@@ -35,6 +35,7 @@ UP = frozenset({SubState.RUNNING, SubState.RELOADING, SubState.EXITED})
 ENDS = "shutting_down"
 """The event by which those who follow know that there is no more to come."""
 AT_REST = frozenset({SubState.DEAD, SubState.FAILED})
+ONCE_TRIED = UP | AT_REST | {SubState.BACKOFF}
 MOST_SURGE = 1000
 """So many instances a rolling restart may add."""
 
@@ -199,6 +200,8 @@ class Supervisor:
                 await self._roller.roll(names, surge, progress)
         except NoSuchUnitError as error:
             raise LookupError(str(error)) from None
+        except NotRolledError as error:
+            raise ValueError(str(error)) from None
         except (NotReloadedError, ShuttingDownError) as error:
             raise RuntimeError(str(error)) from None
         except TimeoutError:
@@ -318,7 +321,7 @@ class Supervisor:
             name: Its name; empty: one is made.
             keys: As in a unit file.
             folder: What relative paths are relative to.
-            wait: Until it is `ready`, or has failed; until its `end`; or `no`.
+            wait: Until it is `ready`, or a start has failed, whatever its policy does then; until its `end`; or `no`.
             timeout_s: How long to wait at most; the unit goes on.
 
         Returns:
@@ -340,7 +343,7 @@ class Supervisor:
                     statuses = statuses_of(self._fleet, spec.name)
                     if end is not None or not statuses:
                         break
-                    if wait == "ready" and all(status.sub_state in UP | AT_REST for status in statuses):
+                    if wait == "ready" and all(status.sub_state in ONCE_TRIED for status in statuses):
                         break
                     await self._executor.changed()
         except TimeoutError:

@@ -14,6 +14,8 @@ from parsupd.shell.children import Children
 
 CHECK = "takeover"
 """The command by which a version says whether it could take over."""
+NAMES_ITSELF = "parsupd "
+"""How its answer begins, with its version after it."""
 CHECK_S = 30.0
 SPAWNS_S = 5.0
 """How long what is being started may take to be so; after that, it is started anew by the next version."""
@@ -77,4 +79,7 @@ class Replacing:
             os.close(said)
         if cause is None or cause.status != 0:
             raise NotReplacedError(f"the other version cannot take over; the running parsupd goes on. It says:\n{text}")
-        return text.splitlines()[-1] if text else ""
+        version = text.splitlines()[-1] if text else ""
+        if not version.startswith(NAMES_ITSELF):  # exit status 0 is what many a program says to whatever it is asked
+            raise NotReplacedError(f"{argv[0]} runs no parsupd; the running parsupd goes on. It says:\n{text}")
+        return version

@@ -123,4 +123,4 @@ class Transients:
             status = whys[0].status
             begun = status.generation > 0 or status.sub_state is SubState.FAILED
             return whys[0] if status.sub_state in OVER and begun else None
-        return next((why for (one, _), why in reversed(self._ended.items()) if one.partition("@")[0] == name), None)
+        return next((why for (one, _), why in reversed(self._ended.items()) if one.rpartition("@")[0] == name), None)

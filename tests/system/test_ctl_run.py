@@ -92,6 +92,7 @@ def test_a_worker_is_run_with_its_arguments(running: Controlled) -> None:
         ([], 2, "give either a COMMAND"),
         (["--worker", "m:C", "--", "true"], 2, "give either a COMMAND"),
         (["-E", "A", "--", "true"], 2, "write NAME=VALUE"),
+        (["-p", "environment=3", "-E", "A=1", "--", "true"], 2, "--set environment: must be a table of strings, not 3"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -101,6 +102,20 @@ def test_a_unit_that_cannot_be_is_refused(running: Controlled, args: list[str], 
     assert done.returncode == status
     assert said in done.stderr
     assert listed(running) == {"web"}
+
+
+def test_a_first_start_that_fails_is_told(running: Controlled) -> None:
+    """At once, with status 1 and the reason: nobody waits for the retries, which go on until the unit is stopped."""
+    done = running.ctl("run", "--name", "nowhere", *NULL, "--", "/no/such/program")
+    assert done.returncode == 1
+    assert "No such file or directory: '/no/such/program'; next start in" in done.stderr
+    assert running.ctl("stop", "nowhere").returncode == 0
+
+
+def test_a_unit_of_a_template_is_run_once(running: Controlled) -> None:
+    """A name with an @ in it has an end, too."""
+    done = running.ctl("run", "--wait", "--name", "job@eu", *NULL, "--json", "--", "true")
+    assert (done.returncode, json.loads(done.stdout)["ended"]["name"]) == (0, "job@eu@1")
 
 
 def test_a_transient_unit_survives_parsupd_and_reloads(tmp_path: Path) -> None:

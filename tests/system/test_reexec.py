@@ -118,7 +118,12 @@ def test_a_version_that_cannot_take_over_changes_nothing(daemon: Daemon, tmp_pat
     fake = tmp_path / "python"
     fake.write_text("#!/bin/sh\necho it is broken >&2\nexit 1\n")
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
-    for python, said in ((str(fake), "it is broken"), (str(tmp_path / "nothing"), "No such file")):
+    cases = {
+        str(fake): "it is broken",
+        str(tmp_path / "nothing"): "No such file",
+        "/bin/true": "/bin/true runs no parsupd",
+    }
+    for python, said in cases.items():
         done = ctl(daemon, "reexec", "--python", python)
         assert done.returncode == 1
         assert said in done.stderr

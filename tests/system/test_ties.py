@@ -62,3 +62,12 @@ def test_a_conflict_stops_the_other_and_what_is_bound_comes_back(daemon: parsupd
     daemon.ask("start", ["db", "part"])
     wait_until(lambda: states(daemon)["app"] == "running")
     assert states(daemon) == {"db": "running", "app": "running", "part": "running", "maintenance": "dead"}
+
+
+def test_what_is_part_of_another_is_restarted_with_it(daemon: parsupd_process.Daemon) -> None:
+    """A restart of one gives all that is part of it, or bound to it, a new process."""
+    before = pids(daemon)
+    daemon.ask("restart", ["db"])
+    daemon.wait_active("db", "app", "part")
+    after = pids(daemon)
+    assert all(after[name] != before[name] for name in ("db", "app", "part"))

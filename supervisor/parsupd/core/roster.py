@@ -1,11 +1,11 @@
 """What there is of units and instances, and every question about it that changes nothing. Layer 2."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from parsupd.core.brake import Brake
 from parsupd.core.plan import Plan, Present, plan
+from parsupd.core.readers import did_you_mean
 from parsupd.core.status import InstanceStatus, Why, status_of, why_of
 from parsupd.core.tally import StopLike, Tally, Unit
 from parsupd.core.unit_state import UnitState
@@ -86,8 +86,7 @@ class Roster:
         raise self._unknown(name)
 
     def _unknown(self, name: str) -> NoSuchUnitError:
-        near = difflib.get_close_matches(name, [*self._configuration.units, *map(str, self._states)], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, [*self._configuration.units, *map(str, self._states)])
         return NoSuchUnitError(f"no unit or instance {name!r}{hint}")
 
     @property
@@ -104,7 +103,7 @@ class Roster:
         units = self._configuration.units
         for name in numbers:
             if name not in units:
-                raise self._unknown(name)
+                raise NoSuchUnitError(f"no unit {name!r}{did_you_mean(name, units)}")
         scaled = {name: replace(units[name], instances=number) for name, number in numbers.items()}
         return replace(self._configuration, units={**units, **scaled})
 

@@ -10,6 +10,7 @@ import click
 
 from parsupd.ctl import output, render
 from parsupd.ctl.client import FAILED, Failure, complete_unit, daemon, patient
+from parsupd.ctl.values import SECONDS
 
 units_argument = click.argument("units", metavar="UNIT...", nargs=-1, required=True, shell_complete=complete_unit)
 no_wait_option = click.option("--no-wait", is_flag=True, help="Return at once, not when it is done.")
@@ -17,13 +18,16 @@ timeout_option = click.option(
     "--timeout",
     "timeout_s",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     help="Give up waiting after so long, with exit status 1; what was asked for goes on.  [default: never]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, as `status --json` does.")
 
 STATES = ("active", "inactive", "failed", "activating", "deactivating")
 """For `wait --for`; a test compares them with ActiveState."""
+
+UP = {"oneshot": {"active", "inactive"}}
+"""The states in which a start has done what it is for, where that is not `active` alone."""
 
 Infos = list[dict[str, Any]]
 
@@ -38,8 +42,11 @@ def report(found: Infos, as_json: bool) -> None:
 
 
 def check_up(found: Infos) -> None:
-    """Raises Failure that names what did not come up, and why."""
-    down = [info for info in found if info["state"] != "active"]
+    """Raises Failure that names what did not come up, and why.
+
+    A oneshot that does not remain is down when it has done its work; when it has not, it has failed.
+    """
+    down = [info for info in found if info["state"] not in UP.get(info["type"], {"active"})]
     if down:
         lines = [f"{info['name']} is {info['state']}: {info['reason']}" for info in down]
         hint = f"see `parsupctl why {down[0]['unit']}`"
@@ -215,7 +222,7 @@ def shutdown(context: click.Context, exit_code: int, wait_: bool, timeout_s: flo
     "--timeout",
     "timeout_s",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     default=60.0,
     show_default=True,
     help="How long the other version may take to answer.",

@@ -7,6 +7,7 @@ import click
 
 from parsupd.ctl import output
 from parsupd.ctl.client import FAILED, NOT_ACTIVE, UNREACHABLE, Failure, Options, complete_unit, daemon
+from parsupd.ctl.values import SECONDS
 
 if TYPE_CHECKING:
     from workerlib.blocking import Connection
@@ -63,7 +64,7 @@ def _choose(found: list[dict[str, Any]], unit: str, instance: int | None) -> dic
     "--timeout",
     "timeout_s",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     help="Cancel the call after so long; for a pipe, after so long without an item.",
 )
 @click.option("--traceback", is_flag=True, help="When the function raises, show the worker's traceback.")

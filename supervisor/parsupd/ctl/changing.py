@@ -106,13 +106,19 @@ def reload(context: click.Context, units: Sequence[str], no_wait: bool, timeout_
     _report(done, as_json, no_wait)
 
 
+MOST_DIGITS = 18
+"""A number with more is as impossible when it is cut, and can be told to the daemon."""
+
+
 def _numbers(texts: Sequence[str]) -> dict[str, int]:
     found = {}
     for text in texts:
         name, equals, number = text.partition("=")
         if not (name and equals and number.isascii() and number.isdigit()):
             raise click.UsageError(f"{text}: write UNIT=NUMBER, such as pricing=4")
-        found[name] = int(number)
+        if name in found:
+            raise click.UsageError(f"{text}: {name} has been given a number already, {found[name]}")
+        found[name] = int(number[:MOST_DIGITS])
     return found
 
 

@@ -73,8 +73,10 @@ def _sections(main: "Path") -> dict[str, dict[str, str]]:
 def _read(path: "Path") -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Failure(f"{path}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise Failure(f"{path}: is no text in UTF-8: byte {error.start} is {error.object[error.start]:#04x}") from None
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from None
 
 
 def _texts(found: "Translation", main: "Path") -> dict[str, str]:

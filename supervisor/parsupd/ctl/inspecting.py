@@ -47,9 +47,8 @@ def _signal(text: str) -> int:
     from parsupd.core.units import SIGNALS  # noqa: PLC0415 - `--help` does not pay for dataclasses
 
     word = text.upper()
-    if word.isdigit():
-        return int(word)
-    found = SIGNALS.get(word) or SIGNALS.get(f"SIG{word}")
+    numbers = {str(number): number for number in SIGNALS.values()}
+    found = SIGNALS.get(word) or SIGNALS.get(f"SIG{word}") or numbers.get(word)
     if found is None:
         raise click.UsageError(f"{text!r} is no signal: such as TERM, SIGKILL or 9")
     return found

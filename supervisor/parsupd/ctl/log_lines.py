@@ -1,6 +1,7 @@
 """What `parsupctl logs` shows, from journalctl's JSON and from the lines of files: values in, values and text out."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
@@ -44,7 +45,9 @@ def parse_time(text: str, now: float) -> float:
     if word in days:
         return (midnight + timedelta(days=days[word])).timestamp()
     if word.startswith("@"):
-        return float(word[1:])
+        if not math.isfinite(found := float(word[1:])):
+            raise ValueError(f"{text!r} is at no time")
+        return found
     if word.startswith(("-", "+")):
         return now + _span(word[1:]) * (-1 if word[0] == "-" else 1)
     if word.endswith(" ago"):

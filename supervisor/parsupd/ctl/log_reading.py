@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import click
 
 from parsupd.ctl import log_lines, log_store
-from parsupd.ctl.client import NO_SUCH_UNIT, UNREACHABLE, Failure, daemon
+from parsupd.ctl.client import ANSWER_S, NO_SUCH_UNIT, UNREACHABLE, Failure, daemon
 from parsupd.ctl.log_lines import Line
 
 MAX_LINE = 1 << 20
@@ -51,10 +51,10 @@ class Places(NamedTuple):
     """Other files, and whose."""
 
 
-def places(context: click.Context, names: tuple[str, ...]) -> Places:
-    """Where what these say is kept."""
+def places(context: click.Context, names: tuple[str, ...], timeout_s: float = ANSWER_S) -> Places:
+    """Where what these say is kept; the daemon is asked, who may take so long to answer."""
     try:
-        with daemon(context) as connection:
+        with daemon(context, timeout_s) as connection:
             found: list[dict[str, Any]] = connection.call("outputs", list(names))
     except Failure as failure:
         if failure.status != UNREACHABLE:

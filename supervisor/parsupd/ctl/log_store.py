@@ -59,6 +59,10 @@ def _from_json(text: bytes) -> Record | None:
         return None
 
 
+LATE_S = 1.0
+"""The kernel's clock for files goes in ticks: a file may have a line that is a moment later than its time."""
+
+
 def _open(folder: str, name: str, number: int) -> IO[bytes] | None:
     """A file of an instance, whether it has been compressed meanwhile or not; None when it has been removed."""
     path = f"{folder}/{LogFile(number).name(name)}"
@@ -82,7 +86,7 @@ def _numbers(folder: str, name: str, since: float | None) -> list[int]:
         for entry in entries:
             if (parsed := log_files.parse_name(entry.name)) is not None and parsed[0] == name:
                 try:
-                    if since is None or entry.stat().st_mtime >= since:
+                    if since is None or entry.stat().st_mtime + LATE_S >= since:
                         found.add(parsed[1].number)
                 except FileNotFoundError:
                     found.add(parsed[1].number)  # it has just been compressed, or removed

@@ -9,6 +9,8 @@ import click
 
 from parsupd.ctl import output
 from parsupd.ctl.client import complete_unit
+from parsupd.ctl.reading import answer_option
+from parsupd.ctl.values import COUNT
 
 SIGTERM_STATUS = 128 + signal.SIGTERM
 
@@ -43,14 +45,21 @@ class _Priority(click.ParamType):  # type: ignore[type-arg]  # not generic at ru
 @click.command(short_help="Show what units have said.")
 @click.argument("units", metavar="UNIT...", nargs=-1, required=True, shell_complete=complete_unit)
 @click.option("-f", "--follow", is_flag=True, help="Go on showing new lines, until Ctrl-C.")
-@click.option("-n", "--lines", "last", type=click.IntRange(min=0), help="Only the last N lines.  [with -f: 10]")
+@click.option("-n", "--lines", "last", type=COUNT, help="Only the last N lines.  [with -f: 10]")
 @click.option("--since", metavar="TIME", type=_Time(), help="Nothing before TIME.")
 @click.option("--until", metavar="TIME", type=_Time(), help="Nothing after TIME.")
-@click.option("--generation", "--incarnation", metavar="G", type=int, help="Only of the Gth life of each instance.")
+@click.option(
+    "--generation",
+    "--incarnation",
+    metavar="G",
+    type=click.IntRange(min=1),
+    help="Only of the Gth life of each instance.",
+)
 @click.option("-p", "--priority", metavar="PRIO", type=_Priority(), help="Only of this syslog priority and worse.")
+@answer_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, with stable keys.")
 @click.pass_context
-def logs(context: click.Context, /, units: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def logs(context: click.Context, /, units: tuple[str, ...], timeout_s: float, as_json: bool, **options: Any) -> None:
     """Show what units have printed and logged, and what parsupd says about them, oldest first.
 
     From the journal, and for units with stdout=file or append from their files. A line of a file that a unit appends
@@ -79,7 +88,7 @@ def logs(context: click.Context, /, units: tuple[str, ...], as_json: bool, **opt
     paint = output.painter()
     signal.signal(signal.SIGTERM, _end)  # so that what was started here is ended, too
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    places = log_reading.places(context, units)
+    places = log_reading.places(context, units, timeout_s)
 
     def show(line: log_lines.Line) -> None:
         sys.stdout.write(f"{log_lines.as_json(line) if as_json else log_lines.as_text(line, paint)}\n")

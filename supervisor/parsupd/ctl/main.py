@@ -7,6 +7,7 @@ import click
 
 from parsupd.ctl import acting, calling, changing, importing, inspecting, logs, reading, running, top, watching
 from parsupd.ctl.client import INTERRUPTED, Failure, Options
+from parsupd.ctl.values import SECONDS
 from workerlib import __version__
 
 SHELLS = ("bash", "zsh", "fish")
@@ -19,7 +20,7 @@ SHELLS = ("bash", "zsh", "fish")
     "--timeout",
     "timeout_s",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     default=5.0,
     show_default=True,
     help="How long connecting may take.",

@@ -8,13 +8,14 @@ import click
 from parsupd.core.addresses import NAME_SERVER
 from parsupd.ctl import output, render
 from parsupd.ctl.client import ANSWER_S, NOT_ACTIVE, Options, complete_unit, daemon, find_socket
+from parsupd.ctl.values import COUNT, SECONDS
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, with stable keys.")
 answer_option = click.option(
     "--timeout",
     "timeout_s",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     default=ANSWER_S,
     show_default=True,
     help="How long the daemon may take to answer.",
@@ -85,7 +86,7 @@ def list_(context: click.Context, timeout_s: float, as_json: bool) -> None:
     "-n",
     "--lines",
     metavar="N",
-    type=click.IntRange(min=0),
+    type=COUNT,
     default=20,
     show_default=True,
     help="So many of the last lines that it wrote in each run.",
@@ -160,4 +161,5 @@ def info(context: click.Context, timeout_s: float, as_json: bool) -> None:
         return
     started = f"{render.instant(found['started'])}; {render.ago(found['started'], time.time())}"
     for label, value in {**found, "started": started}.items():
-        click.echo(f"{label.replace('_', ' '):>12}: {value}")
+        if value != "":  # such as the storm that there is not
+            click.echo(f"{label.replace('_', ' '):>12}: {value}")

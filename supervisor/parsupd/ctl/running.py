@@ -81,6 +81,8 @@ def run(
     ended well; then it is removed. What has failed stays, for `parsupctl why`, until it is stopped. Values of --set are
     TOML; quotes around a plain text may be left out. Relative paths are relative to the current directory.
 
+    Exit status 1 when its first start fails; its restart policy goes on then, until it is stopped.
+
     With --wait, it runs once, and the exit status is its own: 128 + N when signal N ended it. Ctrl-C ends the waiting,
     not the unit.
 
@@ -102,7 +104,10 @@ def run(
     if init is not None:
         keys["init"] = _init(init)
     if variables:
-        keys["environment"] = {**keys.get("environment", {}), **_pairs(variables, "--env")}
+        given = keys.get("environment", {})
+        if not isinstance(given, dict):
+            raise click.UsageError(f"--set environment: must be a table of strings, not {given!r}")
+        keys["environment"] = {**given, **_pairs(variables, "--env")}
     wanted = "end" if wait_ else "no" if no_wait else "ready"
     work = f"the unit goes on: see `parsupctl status {name}`" if name else "the unit goes on: see `parsupctl list`"
     with patient(context, timeout_s, work) as connection:

@@ -10,6 +10,7 @@ import click
 from parsupd.ctl import output, render
 from parsupd.ctl.client import INTERRUPTED, complete_unit, daemon
 from parsupd.ctl.reading import answer_option, json_option
+from parsupd.ctl.values import Seconds
 
 if TYPE_CHECKING:
     from workerlib.blocking import Connection
@@ -28,7 +29,7 @@ Row = dict[str, Any]
     "--delay",
     "delay_s",
     metavar="SECONDS",
-    type=click.FloatRange(min=0.1),
+    type=Seconds(0.1),
     default=2.0,
     show_default=True,
     help="Between rounds.",

@@ -9,6 +9,7 @@ import click
 from parsupd.ctl import output, render
 from parsupd.ctl.client import ANSWER_S, INTERRUPTED, UNREACHABLE, Failure, complete_unit, daemon
 from parsupd.ctl.reading import answer_option, json_option
+from parsupd.ctl.values import COUNT
 
 FOLLOW_FROM = 10
 """So many events are shown first when following."""
@@ -25,8 +26,8 @@ Event = dict[str, Any]
 
 @click.command(short_help="Show what has happened.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until Ctrl-C.")
-@click.option("--since", metavar="N", type=click.IntRange(min=0), help="Only events after number N.")
-@click.option("-n", "--lines", "last", type=click.IntRange(min=0), help="Only the last N.  [with -f: 10]")
+@click.option("--since", metavar="N", type=COUNT, help="Only events after number N.")
+@click.option("-n", "--lines", "last", type=COUNT, help="Only the last N.  [with -f: 10]")
 @click.option(
     "-u",
     "--unit",
