@@ -13,19 +13,21 @@ from parsupd.core.units import Configuration, ExitCause, InstanceName
 from parsupd.executor import Executor
 from parsupd.reloading import with_transients
 from parsupd.shell import leftovers
+from parsupd.shell.cgroup import Tree
 
 
 class Adoption:
     """One recovery. First `fleet`, then `take_over`, then `finish` once the daemon can be called."""
 
-    def __init__(self, taken: Snapshot | None, token: str, log: Any) -> None:
+    def __init__(self, taken: Snapshot | None, token: str, tree: Tree | None, log: Any) -> None:
         self._records = [] if taken is None else taken.records()
         self._units = {} if taken is None else taken.specs()
         self._scaled = {} if taken is None else taken.scaled
         # Else what is wanted is on record: what somebody has stopped stays down. Without a unit nothing is.
         self._begins_anew = taken is None or taken.shutting_down or not self._records
         self._token = token
-        self._found = leftovers.find(token)
+        self._tree = tree
+        self._found = leftovers.find(token, tree)
         self._kept: list[tuple[InstanceName, int]] = []
         self._log = log
         self._interrupted: list[tuple[InstanceName, int]] = []
@@ -98,8 +100,13 @@ class Adoption:
         if left:
             pids = [one.pid for one in left]
             self._log.warning("ending_leftovers", pids=pids, reason="an earlier parsupd on this directory left them")
-            for pid in await leftovers.end_all(left, lambda: strays(leftovers.find(self._token), self._kept)):
+            for pid in await leftovers.end_all(
+                left, lambda: strays(leftovers.find(self._token, self._tree), self._kept)
+            ):
                 self._log.warning("leftover_ended", pid=pid, reason="an earlier parsupd on this directory left it")
+        for group in [] if self._tree is None else self._tree.groups():
+            if self._tree is not None and (group.name.instance, group.name.generation) not in self._kept:
+                self._tree.drop(group)
         for name, generation in self._interrupted:
             self._events.append(told.SpawnInterrupted(name, generation))
         executor.open(self._events, begin=self._begins_anew)

@@ -1,5 +1,6 @@
 """parsupd, the daemon: reads the configuration, takes the lock, and runs until everything is down."""
 
+import contextlib
 import errno
 import faulthandler
 import os
@@ -15,7 +16,7 @@ from parsupd.core.snapshot import decode as decode_snapshot
 from parsupd.core.unitfile import ConfigurationError
 from parsupd.core.units import Configuration, DaemonSettings, LogFormat
 from parsupd.install import install, uninstall
-from parsupd.shell import leftovers
+from parsupd.shell import cgroup, leftovers
 from parsupd.shell.config_files import load
 from parsupd.shell.notify_socket import BARRIER_S, Notifier, inherited_fds
 from parsupd.shell.state_file import StateFile
@@ -173,12 +174,17 @@ def sweep(options: Options) -> None:
         runtime = options.runtime(DaemonSettings())
     decoded = (decode_snapshot(data, process.boot_id()) for data in StateFile(runtime / "state").candidates())
     left = [taken for taken in decoded if taken is not None]
+    token = leftovers.token_of(runtime)
+    tree = None
+    with contextlib.suppress(cgroup.NotDelegatedError):
+        tree = cgroup.delegated(token)
+        tree.release()  # the next parsupd is started into the group above
+    find = partial(leftovers.find, token, tree)
     if any(not taken.shutting_down for taken in left):
         return
     if not left and os.environ.get("SERVICE_RESULT") in CRASHED:
         return  # the record is lost, but not to the next one, which is handed a copy of it by the service manager
-    token = leftovers.token_of(runtime)
-    for pid in run(leftovers.end_all(leftovers.find(token), lambda: leftovers.find(token), within_s=SWEEP_S)):
+    for pid in run(leftovers.end_all(find(), find, within_s=SWEEP_S)):
         click.echo(f"parsupd: process {pid} was left by a unit, and has been ended", err=True)
 
 

@@ -447,8 +447,9 @@ class Supervisor:
             raise RuntimeError(str(error)) from None
 
     def _described(self, status: InstanceStatus) -> Info:
-        text = self._executor.notices.status_text(InstanceName.parse(status.name))
-        return self._with_next_run(described.instance(status, self._wall, text))
+        name = InstanceName.parse(status.name)
+        found = described.instance(status, self._wall, self._executor.notices.status_text(name))
+        return self._with_next_run({**found, "limits": self._executor.limits.shown(name)})
 
     def _with_next_run(self, info: Info) -> Info:
         at = self._executor.schedules.next_run_at(info["unit"])

@@ -22,7 +22,8 @@ from parsupd.outputs import Outputs
 from parsupd.recorder import Recorder
 from parsupd.reloading import NotReloadedError, Reloader
 from parsupd.replacing import Replacing
-from parsupd.shell import leftovers, nameserver, replacement
+from parsupd.shell import cgroup, leftovers, nameserver, replacement
+from parsupd.shell.cgroup import Tree
 from parsupd.shell.children import Children
 from parsupd.shell.journal_stream import JournalStreams
 from parsupd.shell.kept_processes import KeptProcesses
@@ -97,8 +98,9 @@ class Daemon:
         early: list[str] = []
         self._follow_signals(early.append, ())  # before all that takes time: the default action leaves things behind
         recorder = Recorder(StateFile(runtime / "state", self._state_memfd()), process.boot_id(), self.log)
-        adoption = Adoption(recorder.load(), token, self.log)
-        children = Children()
+        tree = self._tree(token)
+        adoption = Adoption(recorder.load(), token, tree, self.log)
+        children = Children(tree)
         server = Server(effective_settings(RpcSettings()))
         location = UnixLocation(str(runtime / SOCKET))
         masters = Masters(server, Uri(MASTER, location), runtime, children.watch)
@@ -107,16 +109,14 @@ class Daemon:
             fleet = adoption.fleet(self.configuration)
             outputs = self._outputs(token, children)
             sockets, kept = UnitSockets(self.notifier, self.inherited), KeptProcesses(self.notifier, self.inherited)
-            doors = Doors(children, kept, names, masters, sockets, outputs)
+            doors = Doors(children, kept, names, masters, sockets, outputs, tree)
             executor = Executor(fleet, doors, recorder, self.place, self.log)
             manager = ServiceManager(self.notifier, executor)
             reloader = Reloader(executor, self.read, manager.reloading, self.log)
             transients = Transients(executor, reloader)
             replacing = Replacing(children, executor, partial(self._replace, executor, server, sockets))
             control = Supervisor(executor, reloader, transients, replacing, runtime)
-            for name, thing in ((nameserver.OBJECT, names), (SUPERVISOR, control)):
-                server.add(name, thing)
-                names.publish(name, str(Uri(name, location)), ["kind:parsupd"])
+            _offer(server, location, names, control)
             outputs.recover(executor.specs())
             adoption.take_over(executor)
             await self._listen(server, location)
@@ -126,7 +126,7 @@ class Daemon:
             async with transients.removed_when_ended():
                 status = await executor.done
             if not executor.handed_over:
-                await self._end_rest(children, token, outputs)
+                await self._end_rest(children, token, tree, outputs)
                 recorder.forget()
                 await server.drain(LAST_ANSWERS_S)
             executor.close()
@@ -137,13 +137,28 @@ class Daemon:
             children.close()
         if self._owns_file and not executor.handed_over:
             Path(location.path).unlink(missing_ok=True)
+        if tree is not None and self.successor is None:
+            tree.release()
         self.log.info("handed_over" if executor.handed_over else "stopped", status=status)
         return status
 
-    async def _end_rest(self, children: Children, token: str, outputs: Outputs) -> None:
+    def _tree(self, token: str) -> Tree | None:
+        """Control groups for runs, where they are parsupd's to make."""
+        try:
+            tree = cgroup.delegated(token)
+            tree.settle(token)
+        except (cgroup.NotDelegatedError, OSError) as error:
+            self.log.info("no_control_groups", reason=str(error))
+            return None
+        self.log.info("control_groups", path=str(tree.path))
+        return tree
+
+    async def _end_rest(self, children: Children, token: str, tree: Tree | None, outputs: Outputs) -> None:
         """All units are down: ends what they have left, then the logger."""
         for pid in await children.end_strays(lambda pid: leftovers.carries(pid, token), within_s=2.0):
             self.log.warning("stray_ended", pid=pid, reason="it had left its unit's process group")
+        if tree is not None:
+            await tree.end(within_s=1.0)
         await outputs.pipes.end(within_s=LAST_WORDS_S)
 
     def _outputs(self, token: str, children: Children) -> Outputs:
@@ -225,3 +240,10 @@ class Daemon:
             self.notifier.store(CONTROL_FD, sock.fileno())
         self._listening = sock
         await server.listen(location, sock=sock)
+
+
+def _offer(server: Server, location: UnixLocation, names: nameserver.Names, control: Supervisor) -> None:
+    """The daemon's own objects, which the name server knows, too."""
+    for name, thing in ((nameserver.OBJECT, names), (SUPERVISOR, control)):
+        server.add(name, thing)
+        names.publish(name, str(Uri(name, location)), ["kind:parsupd"])

@@ -5,7 +5,6 @@ Every report and command goes through `feed`, one after the other: an effect tha
 
 import asyncio
 import os
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -28,7 +27,6 @@ from parsupd.core.unitfile import ConfigurationError, parse_environment
 from parsupd.core.units import (
     SIGNAL_NAMES,
     ExitCause,
-    Failure,
     InstanceName,
     SubState,
     Target,
@@ -36,6 +34,7 @@ from parsupd.core.units import (
     UnitType,
 )
 from parsupd.hooks import Hooks
+from parsupd.limits import Limits
 from parsupd.lives import Lives
 from parsupd.masters import Masters
 from parsupd.notices import Notices
@@ -44,6 +43,7 @@ from parsupd.recorder import Recorder
 from parsupd.scheduling import Schedules
 from parsupd.shell import accounts
 from parsupd.shell.accounts import AccountError, Identity
+from parsupd.shell.cgroup import Tree
 from parsupd.shell.children import Child, Children
 from parsupd.shell.config_files import read_environment
 from parsupd.shell.kept_processes import KeptProcesses
@@ -53,6 +53,7 @@ from parsupd.shell.preparing import PreparedLauncher, Step, steps_for
 from parsupd.shell.stack_files import StackFiles
 from parsupd.shell.store import open_output
 from parsupd.shell.unit_sockets import UnitSockets
+from parsupd.variables import failure_variables, program_path
 from parsupd.watches import Watches
 from parsupd.watching import ProbeDoor, Surroundings, Watchers
 from workerlib import Master, Redirect, ShutdownOn, SpawnError, UsageError
@@ -79,6 +80,7 @@ class Doors:
     masters: Masters
     sockets: UnitSockets
     outputs: Outputs
+    tree: Tree | None = None
 
 
 class Executor:
@@ -110,11 +112,12 @@ class Executor:
         self._names = doors.names
         self._masters = doors.masters
         self._place = place
+        self._token = token_of(place.runtime_dir)
         self._recorder = recorder
         self._sockets = doors.sockets
         self._log = log
         self._outputs = doors.outputs
-        self._watchers = Watchers(self.feed, log)
+        self._watchers = Watchers(self.feed)
         self.schedules = Schedules(fleet, self.feed, log)
         self._queue: deque[told.FleetEvent] = deque()
         self._feeding = True  # until `open`
@@ -125,6 +128,8 @@ class Executor:
         self._lives = Lives(doors.children, doors.kept, recorder.processes, self._stacks, self.feed, log)
         self.notices = Notices(runtime / "notify", doors.children, self._lives.main, self.feed, log)
         self.notices.on_main_changed = self._lives.change_main
+        self.limits = Limits(fleet, doors.children, doors.tree, self._lives.main, self.feed, log)
+        self._lives.explain = self.limits.explain
         self._lives.on_exit = self.notices.take
         self._hooks = Hooks(doors.children, self._spawn_hook, self.feed)
         self._changed: list[asyncio.Future[None]] = []
@@ -153,6 +158,7 @@ class Executor:
                         self._watch_over(effect)
                 if isinstance(event, told.Reconfigure):
                     self._outputs.configure(self.specs())
+                    self.limits.renew()
         finally:
             self._feeding = False
         self._save()
@@ -280,13 +286,13 @@ class Executor:
                 self._children.signal_main(main, signum, resume=True)
 
     def _spawn(self, instance: InstanceName, generation: int) -> None:
-        spec = self.fleet.spec(instance)
+        spec, tag = self.fleet.spec(instance), self._tag(instance, generation)
         try:
             identity = accounts.identity(spec)
             environment = self._environment(spec, instance, generation, identity)
             environment |= self._told_to(spec, instance, generation, identity)
             spec = replace(spec, working_directory=accounts.at_home(spec.working_directory, identity))
-            steps = steps_for(spec, identity)
+            steps = [*self.limits.steps(tag, spec), *steps_for(spec, identity)]
             if spec.type is UnitType.WORKER:
                 streams = self._outputs.redirects(spec, instance, generation)
                 options = self._worker_options(spec, instance, environment, streams)
@@ -295,15 +301,16 @@ class Executor:
                 task.add_done_callback(lambda _task: streams.close())
                 self._spawns[instance, generation] = task
                 return
-            child = self._start_program(spec, instance, spec.exec, environment, steps, self._tag(instance, generation))
+            child = self._start_program(spec, instance, spec.exec, environment, steps, tag)
         except (OSError, UsageError, ConfigurationError, AccountError) as error:
             self._queue.append(told.SpawnFailed(instance, generation, ExitCause.spawn_failed(str(error))))
             return
         self._queue.append(told.Spawned(instance, generation, child.pid))
         self._lives.follow(instance, generation, child, launcher=spec.type is UnitType.FORKING)
+        self.limits.follow(instance)
 
     def _tag(self, instance: InstanceName, generation: int, hook: str = "") -> Tag:
-        return Tag(token_of(self._place.runtime_dir), instance, generation, hook)
+        return Tag(self._token, instance, generation, hook)
 
     def _told_to(
         self, spec: UnitSpec, instance: InstanceName, generation: int, identity: Identity | None
@@ -350,7 +357,7 @@ class Executor:
             "PARSUP_INSTANCE": str(instance.number),
             "PARSUP_GENERATION": str(generation),
             "PARSUP_SOCKET": str(self._place.runtime_dir / SOCKET),
-            TOKEN: token_of(self._place.runtime_dir),
+            TOKEN: self._token,
             **failure_variables(self.fleet.state(instance)[0].failure),
         }
 
@@ -360,12 +367,12 @@ class Executor:
             self._watch(change.instance, change.generation)
         elif change.new is not SubState.RELOADING:
             self._watchers.forget(change.instance, change.generation)
+        self.limits.follow(change.instance)
 
     def _watch(self, instance: InstanceName, generation: int, *, taken_over: bool = False) -> None:
         """Begins to watch a run that serves."""
         spec, run = self.fleet.spec(instance), self.fleet.state(instance)[0].run
-        main = self._lives.main(instance, generation)
-        if main is None or run is None:
+        if run is None:
             return
 
         def surroundings() -> Surroundings:
@@ -375,7 +382,7 @@ class Executor:
             return there, environment, steps_for(there, identity)
 
         door = ProbeDoor(self._children, run.uri, surroundings)
-        self._watchers.follow(instance, generation, spec, main.pid, door, taken_over=taken_over)
+        self._watchers.follow(instance, generation, spec, door, taken_over=taken_over)
 
     # Programs
 
@@ -470,9 +477,10 @@ class Executor:
             options = msgspec.structs.replace(
                 options, on_registered=lambda record: adopted.append(self._children.adopt(record.pid, tag))
             )
-            if steps:
-                options = _prepared(options, PreparedLauncher(self._children.watch, steps), opened)
-            record, _ = await (await self._masters.of(uid)).spawn(options)
+            with self._children.grouped(tag) as entering:
+                if steps := [*entering, *steps]:
+                    options = _prepared(options, PreparedLauncher(self._children.watch, steps), opened)
+                record, _ = await (await self._masters.of(uid)).spawn(options)
         except (SpawnError, UsageError, OSError) as error:
             cause, lines = _spawn_failure(error)
             self._forget(adopted)
@@ -492,6 +500,7 @@ class Executor:
             self.feed(told.Spawned(instance, generation, child.pid))
             self.feed(told.Ready(instance, generation, str(record.uri)))
             self._lives.follow(instance, generation, child)
+            self.limits.follow(instance)
             self._watch(instance, generation)  # it is ready already: not known yet when that was told
             self._watch_readiness(instance, generation, record, child)
         finally:
@@ -528,6 +537,7 @@ class Executor:
         launcher = spec.type is UnitType.FORKING and state.sub_state is SubState.STARTING
         launched = state.run.exit if launcher and state.run is not None else None
         self._lives.follow(instance, generation, child, launcher=launcher, launched=launched)
+        self.limits.follow(instance)
         if state.sub_state in {SubState.RUNNING, SubState.RELOADING}:
             self._watch(instance, generation, taken_over=True)
         if spec.listens_for_notices:
@@ -577,34 +587,12 @@ class Executor:
         if self._timer is not None:
             self._timer.cancel()
         self._watchers.close()
+        self.limits.close()
         self.schedules.close()
         self.notices.close_all(keep_files=self.handed_over)
         self._lives.close()
         self._sockets.release()
         self._outputs.close()
-
-
-def failure_variables(failure: Failure | None) -> dict[str, str]:
-    """What a unit is told that was started because another one has failed."""
-    if failure is None:
-        return {}
-    return {
-        "PARSUP_FAILED_UNIT": failure.unit,
-        "PARSUP_FAILED_REASON": failure.reason.replace("\0", ""),
-        "PARSUP_FAILED_CAUSE": failure.cause.replace("\0", ""),
-        "PARSUP_FAILED_EXIT_STATUS": str(failure.exit_status),
-    }
-
-
-def program_path(inherited: Mapping[str, str]) -> dict[str, str]:
-    """PATH for units: a parsupd of a virtual environment puts the programs of that first, as its `activate` would.
-
-    So `exec = ["python3", ...]` is the Python that parsupd and workerlib are installed for, as it is for workers.
-    """
-    if sys.prefix == sys.base_prefix:
-        return {}
-    own = str(Path(sys.prefix) / "bin")
-    return {"PATH": os.pathsep.join([own, *os.get_exec_path(inherited)])}
 
 
 def _owner(pid: int) -> int | None:

@@ -41,6 +41,8 @@ class Lives:
         """`records` is kept up to date, for whoever takes the processes over."""
         self.on_exit: Callable[[InstanceName], None] = lambda _instance: None
         """Called before an exit is reported: what was said before it comes first."""
+        self.explain: Callable[[InstanceName, Child, ExitCause], ExitCause] = lambda _instance, _main, cause: cause
+        """Adds to how a main process ended what else is known of that."""
         self.closed = False
         self._loop = asyncio.get_running_loop()
         self._children = children
@@ -79,7 +81,8 @@ class Lives:
             self._mains.pop((instance, generation), None)
             self._unwatch((instance, generation))
             self._records.pop(instance, None)
-            self._feed(told.GroupEmpty(instance, generation))
+            oom_killed = child.cgroup is not None and child.cgroup.counts().oom_kills > 0
+            self._feed(told.GroupEmpty(instance, generation, oom_killed))
 
         child.group_empty.add_done_callback(empty)
 
@@ -105,6 +108,7 @@ class Lives:
             if launcher:
                 self._feed(told.Launched(instance, generation, cause))
             else:
+                cause = self.explain(instance, child, cause)
                 self._feed(told.Exited(instance, generation, cause, self._stacks.take(instance, generation)))
             self._ended(pid, started)
 

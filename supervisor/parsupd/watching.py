@@ -1,23 +1,19 @@
-"""Watches runs from outside: probes, and the memory that they take. No decisions here.
+"""Watches runs from outside by their probes. No decisions here.
 
-Each probe has one timer for its next deadline, and so has the memory of all units together. What there is nothing to
-watch of costs nothing.
+Each probe has one timer for its next deadline. What there is nothing to watch of costs nothing.
 """
 
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import workerlib
 from parsupd.core import events as told
 from parsupd.core import probe as probing
-from parsupd.core import rss_watch
 from parsupd.core.probe import Ask, Failed, GiveUp, Passed, Probing, Verdict
 from parsupd.core.probe_keys import Probe
-from parsupd.core.units import InstanceName, MaxRssAction, UnitSpec
-from parsupd.shell import probes, usage
+from parsupd.core.units import InstanceName, UnitSpec
+from parsupd.shell import probes
 from parsupd.shell.children import Children
 from parsupd.shell.preparing import Step
 from workerlib.core.uri import Uri, parse_uri
@@ -129,96 +125,33 @@ class Prober:
         self._step(answer)
 
 
-@dataclass(eq=False, slots=True)
-class _Watched:
-    """One run."""
-
-    spec: UnitSpec
-    pid: int
-    liveness: Prober | None = None
-    too_much: bool = False  # said already
-    look_at: float = 0.0
-
-
 class Watchers:
     """Of all runs of one executor."""
 
-    def __init__(self, feed: Callable[[told.FleetEvent], object], log: Any) -> None:
+    def __init__(self, feed: Callable[[told.FleetEvent], object]) -> None:
         self._feed = feed
-        self._log = log
         self._loop = asyncio.get_running_loop()
-        self._runs: dict[tuple[InstanceName, int], _Watched] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._runs: dict[tuple[InstanceName, int], Prober] = {}
 
-    def follow(
-        self,
-        instance: InstanceName,
-        generation: int,
-        spec: UnitSpec,
-        pid: int,
-        door: Door,
-        *,
-        taken_over: bool,
-    ) -> None:
+    def follow(self, instance: InstanceName, generation: int, spec: UnitSpec, door: Door, *, taken_over: bool) -> None:
         """Begins to watch a run that serves; `taken_over` from an earlier parsupd, which had found nothing wrong."""
-        if (instance, generation) in self._runs or not (spec.liveness or spec.max_rss):
+        if (instance, generation) in self._runs or spec.liveness is None:
             return
-        run = self._runs[instance, generation] = _Watched(spec, pid)
-        now = self._loop.time()
 
         def on_liveness(verdict: Verdict) -> None:
             if not verdict.passes:
                 self._feed(told.Unhealthy(instance, generation, verdict.reason))
 
-        if spec.liveness is not None:
-            passes = True if taken_over else None
-            run.liveness = Prober(probing.begin(spec.liveness, now, passes=passes), door, on_liveness)
-        if spec.max_rss:
-            run.look_at = now
-            self._arm()
+        begun = probing.begin(spec.liveness, self._loop.time(), passes=True if taken_over else None)
+        self._runs[instance, generation] = Prober(begun, door, on_liveness)
 
     def forget(self, instance: InstanceName, generation: int) -> None:
         """The run ends, or has ended. Idempotent."""
-        run = self._runs.pop((instance, generation), None)
-        if run is not None and run.liveness is not None:
-            run.liveness.close()
+        prober = self._runs.pop((instance, generation), None)
+        if prober is not None:
+            prober.close()
 
     def close(self) -> None:
         """Watches nothing any more."""
         for instance, generation in list(self._runs):
             self.forget(instance, generation)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    # Memory
-
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        at = min((run.look_at for run in self._runs.values() if run.spec.max_rss), default=None)
-        if at is not None:
-            self._timer = self._loop.call_at(at, self._look)
-
-    def _look(self) -> None:
-        now = self._loop.time()
-        found = usage.groups()
-        for (instance, generation), run in list(self._runs.items()):
-            if limit := run.spec.max_rss:  # one look tells of all: those that are due later are judged, too
-                rss = usage.of(found, run.pid).rss
-                run.look_at = now + rss_watch.interval_s(rss, limit)
-                self._judge(instance, generation, run, rss_watch.complaint(rss, limit))
-        self._arm()
-
-    def _judge(self, instance: InstanceName, generation: int, run: _Watched, complaint: str) -> None:
-        if complaint and not run.too_much:
-            self._log.warning("unit_takes_too_much", unit=str(instance), generation=generation, reason=complaint)
-            match run.spec.max_rss_action:
-                case MaxRssAction.RESTART:
-                    self._feed(told.Unhealthy(instance, generation, complaint))
-                case MaxRssAction.STOP:
-                    self._feed(told.Stop(str(instance), complaint))
-                case MaxRssAction.LOG:
-                    pass
-        run.too_much = bool(complaint)

@@ -22,7 +22,7 @@ LIVE_KEYS = {
     "log_format", "log_rotate_size", "log_rotate_sec", "log_total_size", "log_compress", "log_full_policy", "log_block_sec",
     "kill_mode", "send_sigkill", "start_limit_action", "success_exit_status", "restart_prevent_exit_status",
     "restart_force_exit_status", "remain_after_exit", "runtime_max_sec", "runtime_max_spread_sec", "notify_access",
-    "exec_start_pre", "exec_start_post", "exec_reload", "exec_stop", "exec_stop_post",
+    "exec_start_pre", "exec_start_post", "exec_reload", "exec_stop", "exec_stop_post", "memory_max", "tasks_max",
 }  # fmt: skip
 
 

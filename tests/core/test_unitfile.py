@@ -167,6 +167,8 @@ oom_score_adj = 500
 user = "pricing"
 group = 1000
 supplementary_groups = ["adm", 27]
+memory_max = "64M"
+tasks_max = 50
 max_rss = "1G"
 max_rss_action = "stop"
 [unit.pricing.liveness]
@@ -284,6 +286,8 @@ def test_every_key_arrives() -> None:
         user="pricing",
         group="1000",
         supplementary_groups=("adm", "27"),
+        memory_max=64 << 20,
+        tasks_max=50,
         max_rss=1 << 30,
         max_rss_action=MaxRssAction.STOP,
         liveness=Probe(rpc="ping", interval_s=5.0),

@@ -3,6 +3,7 @@
 Keys and readers are here, with the fields that `UnitSpec` inherits; `shell.preparing` carries them out.
 """
 
+import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,18 @@ LIMITS = {
 IN_BYTES = frozenset(f"limit_{name}" for name in ("fsize", "data", "stack", "core", "rss", "memlock", "as", "msgqueue"))
 
 
+CONTROLLERS = {"memory_max": "memory", "tasks_max": "pids"}
+"""Limits that hold for all processes of a run together, and the controllers of control groups that can hold them."""
+
+
+class Holder(enum.Enum):
+    """Who holds one of these limits; the value is the word for it in `status`."""
+
+    CGROUP = "cgroup"  # the kernel, for the run's control group
+    RLIMIT = "rlimit"  # the kernel, for all processes of the run's user
+    WATCH = "watched"  # parsupd, which looks from time to time
+
+
 class Limit(NamedTuple):
     """A limit of a process: what holds, and how far the process may raise that itself."""
 
@@ -39,6 +52,8 @@ class Limit(NamedTuple):
 class Attributes:
     """The part of a unit's description that is about its processes; what is not set is as in parsupd itself."""
 
+    memory_max: int = 0  # bytes that all of them together may take; 0: any number
+    tasks_max: int = 0  # so many of them, and of their threads; 0: any number
     limit_cpu: Limit | None = None  # seconds
     limit_fsize: Limit | None = None
     limit_data: Limit | None = None

@@ -82,7 +82,12 @@ class Exited(Report):
 
 @dataclass(frozen=True, slots=True)
 class GroupEmpty(Report):
-    """The main process was reaped and nobody is left in its process group, or of those that have left that."""
+    """The main process was reaped and nobody is left in its process group, or of those that have left that.
+
+    `oom_killed`: the kernel has killed some of them for want of memory.
+    """
+
+    oom_killed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

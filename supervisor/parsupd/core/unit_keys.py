@@ -268,6 +268,8 @@ UNIT_KEYS: dict[str, Reader] = {
     "working_directory": filled,
     "umask": umask,
     **ATTRIBUTE_KEYS,
+    "memory_max": Live(size(1 << 20)),
+    "tasks_max": Live(whole(1, 1 << 22)),
     "liveness": probe,
     "max_rss": size(1 << 20),
     "max_rss_action": choice(MaxRssAction),

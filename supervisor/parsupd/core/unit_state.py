@@ -42,6 +42,7 @@ class Run(msgspec.Struct, frozen=True):
     reload_until: float | None = None
     lines: tuple[str, ...] = ()
     stack: tuple[str, ...] = ()
+    oom_killed: bool = False
 
 
 class StoryEntry(NamedTuple):

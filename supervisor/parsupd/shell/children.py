@@ -7,6 +7,9 @@ then, since nobody else reaps it.
 What leaves its process group (a daemon does) still counts: it is found among the orphans by the tag in its environment,
 and among the descendants of those that are known.
 
+Where a tree of control groups is delegated to parsupd, each run has a group there, which nobody leaves by forking or by
+changing session, parent or environment: who is in it belongs to the run.
+
 Processes that an earlier parsupd started are nobody's children here: they are taken over by a pidfd that was opened
 while pid and start time were known to be theirs. Whoever reaps them, their exit status is read when the pidfd tells.
 """
@@ -20,10 +23,11 @@ import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from parsupd.core.attributes import Limit
+from parsupd.shell.cgroup import Group, Tree
 from parsupd.shell.kernel import Kernel
 from parsupd.shell.leftovers import Tag
 from parsupd.shell.preparing import Preparation, Step, limit_step
@@ -64,14 +68,18 @@ class Child:
     """Its process groups: the one it was started in, and those of later main processes."""
     signalled: int = 0
     """The last signal that was to end all of it: who is found later gets it, too."""
+    cgroup: Group | None = None
+    """Its control group, where it has one."""
 
 
 class Children:
     """All child processes of the daemon. Made once, in the main thread, inside the running loop."""
 
-    def __init__(self, kernel: Kernel | None = None) -> None:
+    def __init__(self, kernel: Kernel | None = None, tree: Tree | None = None) -> None:
+        """`tree`: where processes with a tag get control groups."""
         self._kernel = kernel or Kernel()
         self._loop = asyncio.get_running_loop()
+        self._tree = tree
         self._children: dict[int, Child] = {}
         self._former: dict[int, Child] = {}  # main processes that others have succeeded, until they are reaped
         self._orphans: dict[int, Tag | None] = {}
@@ -110,12 +118,13 @@ class Children:
             argv = ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *argv]
             env = {**env, "LISTEN_FDS": str(len(spare))}
             steps = [*steps, Step("sockets", place)]
-        prepared = bool(steps)
-        if prepared:  # first, as the unit may say something else
-            steps = [limit_step("limit_nofile", self._files), *steps]
         with contextlib.ExitStack() as cleanup:
             for fd in spare:
                 cleanup.callback(os.close, fd)
+            steps = [*cleanup.enter_context(self.grouped(tag)), *steps]
+            prepared = bool(steps)
+            if prepared:  # first, as the unit may say something else
+                steps = [limit_step("limit_nofile", self._files), *steps]
             preparation = cleanup.enter_context(Preparation(steps))
             cleanup.enter_context(preparation.named())
             popen = subprocess.Popen(
@@ -136,6 +145,23 @@ class Children:
                 resource.prlimit(popen.pid, resource.RLIMIT_NOFILE, self._files)
         return self._add(popen.pid, popen.pid, popen, tag)
 
+    @contextlib.contextmanager
+    def grouped(self, tag: Tag | None) -> Iterator[list[Step]]:
+        """For a start: the step that enters the control group of the run, where there is one.
+
+        When the start fails, what it has left in there is killed, and the group goes. Raises OSError.
+        """
+        if self._tree is None or tag is None:
+            yield []
+            return
+        group = self._tree.make(tag.group)
+        try:
+            yield [Step(f"control group {group.name}", group.enter)]
+        except BaseException:
+            group.kill()
+            self._tree.drop(group)
+            raise
+
     def adopt(self, pid: int, tag: Tag | None = None) -> Child:
         """Takes over a process that is, or will be, re-parented to the daemon; it must not have been reaped yet."""
         self._orphans.pop(pid, None)
@@ -147,6 +173,7 @@ class Children:
         `pidfd`, if there is one of it, becomes this object's.
         """
         child = Child(pid, group, self._loop.create_future(), self._loop.create_future(), started=started, tag=tag)
+        child.cgroup = self._group_of_run(tag)
         child.groups.add(group)
         child.adopted = True
         if self._is_own_child(pid, started):  # an earlier program of this same process has started it
@@ -187,10 +214,14 @@ class Children:
 
     def _add(self, pid: int, group: int, popen: "subprocess.Popen[bytes] | None", tag: Tag | None = None) -> Child:
         child = Child(pid, group, self._loop.create_future(), self._loop.create_future(), popen, tag=tag)
+        child.cgroup = self._group_of_run(tag)
         child.groups.add(group)
         child.started = self._kernel.start_time(pid)
         self._children[pid] = child
         return child
+
+    def _group_of_run(self, tag: Tag | None) -> Group | None:
+        return None if self._tree is None or tag is None else self._tree.find(tag.group)
 
     async def watch(self, popen: "subprocess.Popen[bytes]") -> Exit:
         """Waits for a process that somebody else started with Popen, through the one reaper."""
@@ -238,6 +269,8 @@ class Children:
             self._add_member(child, pid, signum=0 if pid in inside else child.signalled)
         if not child.members:
             self._drop_pidfd(child)
+            if self._tree is not None and child.cgroup is not None:
+                self._tree.drop(child.cgroup)
             child.group_empty.set_result(None)
 
     def _add_member(self, child: Child, pid: int, *, signum: int) -> None:
@@ -297,10 +330,11 @@ class Children:
         if child.tag is None:
             return frozenset()
         if child.adopted or child.daemonizes:
-            looks = (self._look_outside(child, inside, self._kernel.tagged(child.tag)) for _ in range(LOOKS))
+            tagged = self._kernel.tagged
+            looks = (self._look_outside(child, inside, tagged(child.tag) | _grouped(child)) for _ in range(LOOKS))
             return next((found for found in looks if found), frozenset())
         mine: frozenset[int] = frozenset()
-        found: frozenset[int] = frozenset()
+        found = self._look_outside(child, inside, grouped) if (grouped := _grouped(child)) else grouped
         while new := self._kernel.children() - mine:
             mine |= new
             ours = mine - self._children.keys()
@@ -382,6 +416,8 @@ class Children:
             return
         if resume or signum == signal.SIGKILL:
             child.signalled = signum
+        if signum == signal.SIGKILL and child.cgroup is not None:
+            child.cgroup.kill()
         signals = (signum, signal.SIGCONT) if resume and signum != signal.SIGKILL else (signum,)
         for group in child.groups:
             if self._is_known(child, group):
@@ -461,6 +497,10 @@ class Children:
             for pidfd in child.members.values():
                 self._loop.remove_reader(pidfd)
                 os.close(pidfd)
+
+
+def _grouped(child: Child) -> frozenset[int]:
+    return frozenset() if child.cgroup is None else child.cgroup.pids()
 
 
 def _placed(listen_fds: Sequence[int]) -> tuple[list[int], Callable[[], None]]:

@@ -1,7 +1,7 @@
 """Processes of units, whoever their parent is now: those that an earlier parsupd on the same runtime directory started.
 
 Every process of a unit carries a token in its environment, so that it is found whatever it did to its session, process
-group or parent.
+group or parent. Where units have control groups, it is found in there even when it has another environment.
 """
 
 import asyncio
@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from parsupd.core.cgroups import GroupName
 from parsupd.core.recovery import Found
 from parsupd.core.units import InstanceName
+from parsupd.shell.cgroup import Tree
 from workerlib.shell import process
 from workerlib.shell.pidfd import wait_pidfd
 
@@ -21,6 +23,10 @@ TOKEN = "PARSUP_TOKEN"  # noqa: S105 - the name of a variable; its value is no s
 
 HOOK = "PARSUP_HOOK"
 """Names a unit's own command in its environment, so that it is not taken for the unit's main process."""
+
+
+COMMAND = "command"
+"""Stands for such a name where only the control group tells."""
 
 
 def token_of(runtime_dir: Path) -> str:
@@ -45,6 +51,11 @@ class Tag(NamedTuple):
     instance: InstanceName
     generation: int
     hook: str = ""  # of the unit's own commands: which one
+
+    @property
+    def group(self) -> GroupName:
+        """The name of its control group."""
+        return GroupName(self.instance, self.generation, bool(self.hook))
 
 
 def tag_of(pid: int) -> Tag | None:
@@ -74,11 +85,18 @@ def _ancestors() -> Iterator[int]:
         pid = process.parent(pid)
 
 
-def find(token: str) -> list[Found]:
-    """All processes with that token, this one and its ancestors excepted."""
+def find(token: str, tree: Tree | None = None) -> list[Found]:
+    """All processes with that token or in a group of that tree, this one and its ancestors excepted."""
     mine = set(_ancestors())
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [found for pid in pids if pid not in mine and (found := _look_at(pid, token)) is not None]
+    found = {pid: one for pid in pids if pid not in mine and (one := _look_at(pid, token)) is not None}
+    for group in [] if tree is None else tree.groups():
+        for pid in group.pids() - found.keys():
+            with contextlib.suppress(ProcessLookupError):
+                hook = COMMAND if group.name.is_command else ""
+                whose = group.name.instance, group.name.generation, hook
+                found[pid] = Found(pid, process.start_time(pid), os.getpgid(pid), *whose)
+    return list(found.values())
 
 
 def _look_at(pid: int, token: str) -> Found | None:

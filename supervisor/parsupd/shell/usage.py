@@ -14,6 +14,7 @@ class Usage(NamedTuple):
     cpu_s: float = 0.0
     rss: int = 0
     age_s: float = 0.0
+    tasks: int = 0  # with their threads
 
 
 class Groups(NamedTuple):
@@ -44,7 +45,13 @@ def groups() -> Groups:
         rss = int(fields[21]) * _PAGE
         age_s = max(0.0, uptime_s - int(fields[19]) / _TICKS)
         sofar = usage.get(group, Usage())
-        usage[group] = Usage(sofar.processes + 1, sofar.cpu_s + cpu_s, sofar.rss + rss, max(sofar.age_s, age_s))
+        usage[group] = Usage(
+            sofar.processes + 1,
+            sofar.cpu_s + cpu_s,
+            sofar.rss + rss,
+            max(sofar.age_s, age_s),
+            sofar.tasks + int(fields[17]),
+        )
     return Groups(usage, group_of)
 
 

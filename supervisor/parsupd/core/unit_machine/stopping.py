@@ -212,7 +212,7 @@ def with_nobody(state: UnitState, event: GroupEmpty) -> UnitState:
     """Notes that none of its processes is left. Raises InvalidTransitionError when the main one has not ended."""
     if the_run(state).exit is None:
         raise InvalidTransitionError(state, event, "the process group cannot be empty before the main process exited")
-    return with_run(state, empty=True)
+    return with_run(state, empty=True, oom_killed=event.oom_killed)
 
 
 # While exec_stop runs, or a dump is made.
@@ -391,6 +391,7 @@ def _end(state: UnitState, now: float) -> Step:
         decision=decision,
         next_attempt_at=after.state.deadline_at,
         lines=run.lines,
+        oom_killed=run.oom_killed,
         stack=run.stack,
     )
     kept = (*state.incarnations, incarnation)[-KEPT_INCARNATIONS:]
