@@ -35,6 +35,7 @@ class _Run:
     spec: UnitSpec
     held: Mapping[str, Holder]
     watched: tuple[Bound, ...]
+    since: float
     look_at: float
     above: frozenset[str] = frozenset()
     """The keys of the bounds that it was found above of; said already."""
@@ -91,11 +92,11 @@ class Limits:
         run, spec = self._runs.get(instance), state.spec
         if run is None or run.generation != state.generation:
             if limits.wanted(spec) or spec.max_rss:
-                self._begin(state, main)
+                self._begin(state, main, changed=False)
         elif run.spec is not spec:
-            self._begin(state, main)
+            self._begin(state, main, changed=True)
 
-    def _begin(self, state: UnitState, main: Child) -> None:
+    def _begin(self, state: UnitState, main: Child, *, changed: bool) -> None:
         spec, group = state.spec, main.cgroup
         # What an earlier parsupd has started, which knew no groups, has none.
         enabled = frozenset[str]() if group is None else self._enabled(spec)
@@ -103,10 +104,10 @@ class Limits:
             with contextlib.suppress(OSError):  # it has just gone, with all that was in it
                 group.limit(limits.contents(spec, enabled))
         held = self._holders(spec, enabled)
-        if held.get("tasks_max") is Holder.RLIMIT:
-            self._limit_user(main, spec.tasks_max)
-        watched = bounds.bounds(spec, held)
-        self._runs[state.instance] = _Run(state.generation, main, spec, held, watched, self._loop.time())
+        if changed and held.get("tasks_max") is Holder.RLIMIT and not self._limit_user(main, spec.tasks_max):
+            held = {**held, "tasks_max": Holder.WATCH}
+        watched, now = bounds.bounds(spec, held), self._loop.time()
+        self._runs[state.instance] = _Run(state.generation, main, spec, held, watched, now, now)
         if watched:
             self._arm()
 
@@ -133,12 +134,17 @@ class Limits:
         self._arm()
 
     @staticmethod
-    def _limit_user(main: Child, tasks: int) -> None:
-        """All of its processes: of those that run, each has a limit of its own."""
+    def _limit_user(main: Child, tasks: int) -> bool:
+        """Gives each process of a run this limit; False when parsupd lacks CAP_SYS_RESOURCE for that."""
         for pid, group in usage.groups().group_of.items():
             if group in main.groups:
-                with contextlib.suppress(OSError):
+                try:
                     resource.prlimit(pid, resource.RLIMIT_NPROC, (tasks, tasks))
+                except ProcessLookupError:
+                    continue
+                except PermissionError:
+                    return False
+        return True
 
     # By looking
 
@@ -157,7 +163,7 @@ class Limits:
             if run.watched:  # one look tells of all: those that are due later are judged, too
                 used = usage.of(found, run.main.pid)
                 taken = Taken(used.rss, used.tasks)
-                run.look_at = now + bounds.interval_s(taken, run.watched)
+                run.look_at = now + bounds.interval_s(taken, run.watched, now - run.since)
                 self._judge(instance, run, taken)
         self._arm()
 

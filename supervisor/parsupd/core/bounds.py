@@ -42,10 +42,13 @@ def bounds(spec: UnitSpec, held: Mapping[str, Holder]) -> tuple[Bound, ...]:
     return tuple(found)
 
 
-def interval_s(taken: Taken, watched: Iterable[Bound]) -> float:
-    """How long to wait until the next look at a run that has so much."""
+def interval_s(taken: Taken, watched: Iterable[Bound], age_s: float) -> float:
+    """How long to wait until the next look at a run that has so much, `age_s` after its first one.
+
+    Whoever has just begun takes more from moment to moment: it is looked at as late again as it is old, at most.
+    """
     free = min(max(0.0, 1 - taken.of(bound.key) / bound.limit) for bound in watched)
-    return NEAR_S + (FAR_S - NEAR_S) * min(1.0, 2 * free * free)
+    return min(NEAR_S + (FAR_S - NEAR_S) * min(1.0, 2 * free * free), max(NEAR_S, age_s))
 
 
 def complaint(taken: Taken, bound: Bound) -> str:
