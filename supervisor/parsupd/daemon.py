@@ -100,7 +100,7 @@ class Daemon:
         recorder = Recorder(StateFile(runtime / "state", self._state_memfd()), process.boot_id(), self.log)
         tree = self._tree(token)
         adoption = Adoption(recorder.load(), token, tree, self.log)
-        children = Children(tree)
+        children = Children(tree=tree)
         server = Server(effective_settings(RpcSettings()))
         location = UnixLocation(str(runtime / SOCKET))
         masters = Masters(server, Uri(MASTER, location), runtime, children.watch)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from parsupd.core.attributes import Holder
 from parsupd.core.units import ActiveState
 from parsupd.ctl import render
 from parsupd.ctl.client import Options, candidates
@@ -23,6 +24,7 @@ INFO = {
     "uri": "PYRO:x@./u:/run/x",
     "reason": "it is ready",
     "status_text": "",
+    "limits": {},
 }
 
 
@@ -93,6 +95,13 @@ def test_status_shows_only_what_is_there() -> None:
     assert lines[0] == "<inactive:○> pricing@1"
     assert [line.split(":")[0].strip() for line in lines[1:]] == ["Type", "Active", "Reason", "Target"]
     assert "<inactive:inactive (dead)> since " in lines[2]
+
+
+def test_status_says_who_holds_limits() -> None:
+    """In words, for each limit of an instance that runs."""
+    last = render.status({**INFO, "limits": {"memory_max": "watched", "tasks_max": "cgroup"}}, NOW).splitlines()[-1]
+    assert last == "    Limits: memory_max watched by parsupd, tasks_max held by the kernel"
+    assert set(render.HELD_BY) == {holder.value for holder in Holder}
 
 
 def test_why_shows_the_newest_run_first() -> None:

@@ -19,6 +19,14 @@ COLOURS = {"active": "green", "failed": "red", "activating": "yellow", "deactiva
 DOTS = {"active": "●", "failed": "✗", "activating": "●", "deactivating": "●", "inactive": "○"}
 
 
+HELD_BY = {
+    "cgroup": "held by the kernel",
+    "rlimit": "held by the kernel for its user",
+    "watched": "watched by parsupd",
+}
+"""Who holds a limit, in the words of `status`."""
+
+
 def plain(text: str, _colour: str) -> str:
     """The Paint of a pipe."""
     return text
@@ -98,6 +106,7 @@ def status(info: Info, now: float, paint: Paint = plain) -> str:
         ("Run", f"{info['generation']} ({plural(info['restarts'], 'restart')})" if info["generation"] else ""),
         ("URI", info["uri"]),
         ("Status", info["status_text"]),
+        ("Limits", ", ".join(f"{key} {HELD_BY[holder]}" for key, holder in info["limits"].items())),
     ]
     shown = [f"{label:>10}: {value}" for label, value in lines if value]
     return "\n".join([f"{paint(DOTS.get(colour, '●'), colour)} {title}", *shown])

@@ -213,7 +213,7 @@ def _text(path: str) -> str:
 
 def _write(path: Path, text: str) -> None:
     """By the kernel's own calls: what runs in a new process before its program may take no lock."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())
     finally:
