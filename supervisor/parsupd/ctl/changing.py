@@ -111,7 +111,7 @@ MOST_DIGITS = 18
 
 
 def _numbers(texts: Sequence[str]) -> dict[str, int]:
-    found = {}
+    found: dict[str, int] = {}
     for text in texts:
         name, equals, number = text.partition("=")
         if not (name and equals and number.isascii() and number.isdigit()):
