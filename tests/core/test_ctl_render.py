@@ -6,6 +6,7 @@ from parsupd.core.attributes import Holder
 from parsupd.core.units import ActiveState
 from parsupd.ctl import render
 from parsupd.ctl.client import Options, candidates
+from parsupd.shell.usage import Usage
 
 NOW = 1_700_000_000.0
 
@@ -95,6 +96,19 @@ def test_status_shows_only_what_is_there() -> None:
     assert lines[0] == "<inactive:○> pricing@1"
     assert [line.split(":")[0].strip() for line in lines[1:]] == ["Type", "Active", "Reason", "Target"]
     assert "<inactive:inactive (dead)> since " in lines[2]
+
+
+def test_status_says_where_a_unit_is_described_and_what_it_takes() -> None:
+    """As systemctl does; a unit without a process takes nothing."""
+    unit = {"source": "/etc/p.toml", "transient": False, "keys": {"enabled": False}}
+    lines = render.status(INFO, NOW, unit=unit, usage=Usage(2, 61.0, 3 << 20, 100.0, 5)).splitlines()
+    assert lines[1] == "    Loaded: /etc/p.toml (disabled)"
+    assert {"     Tasks: 5", "    Memory: 3.0M", "       CPU: 1min 1s"} <= set(lines)
+    (loaded,) = [
+        line for line in render.status(INFO, NOW, unit={**unit, "transient": True}).splitlines() if "Loaded" in line
+    ]
+    assert loaded.endswith("(transient)")
+    assert "Tasks" not in render.status(INFO, NOW, unit=unit)
 
 
 def test_status_says_who_holds_limits() -> None:

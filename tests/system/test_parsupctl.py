@@ -138,15 +138,19 @@ def test_a_terminal_gets_colours(shared: Controlled, args: tuple[str, ...]) -> N
 
 
 def test_status_of_one_instance_reads_like_systemctl(shared: Controlled) -> None:
-    """Title, type, state with since when, reason, pid."""
+    """Title, file, type, state with since when, reason, pid, what its processes take."""
     text = shared.ctl("status", "web").stdout
     assert re.fullmatch(
         r"● web@1 - A web server\n"
+        r"    Loaded: /\S+\.toml \(enabled\)\n"
         r"      Type: simple\n"
         r"    Active: active \(running\) since \w{3} \d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S+; \S+( \S+)? ago\n"
         r"    Reason: .+\n"
         r"    Target: up\n"
         r"  Main PID: \d+\n"
+        r"     Tasks: \d+\n"
+        r"    Memory: [\d.]+[KM]\n"
+        r"       CPU: \d+ms\n"
         r"       Run: 1 \(0 restarts\)\n",
         text,
     ), text

@@ -21,9 +21,9 @@ def text_of(running: Daemon, name: str = "a@1") -> str:
     return path.read_text() if path.exists() else ""
 
 
-def ctl(running: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+def ctl(running: Daemon, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     command = [PARSUPCTL, "--socket", str(running.socket), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    return subprocess.run(command, capture_output=True, text=True, check=check, timeout=20)
 
 
 def the_logger(running: Daemon) -> int:
@@ -53,6 +53,9 @@ def test_output_goes_to_files_where_nobody_would_read_it_else(tmp_path: Path) ->
         assert {line["message"]: line["priority"] for line in shown}["err"] == 4
         assert ctl(running, "logs", "a", "-n", "1").stdout.split()[-1] in {"out", "err", "rest"}
         assert ctl(running, "logs", "a", "--until", "yesterday").stdout == ""
+        shown, last = ctl(running, "status", "a", "-n", "1", check=False).stdout.split("\n\n")
+        assert "exited with 3" in shown
+        assert last == ctl(running, "logs", "a", "-n", "1").stdout
 
 
 def test_a_logger_that_dies_is_replaced_at_once_and_adopted_later(tmp_path: Path) -> None:

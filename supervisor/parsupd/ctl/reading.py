@@ -24,14 +24,23 @@ answer_option = click.option(
 
 @click.command(short_help="Show the state of units, and why.")
 @click.argument("units", metavar="[UNIT]...", nargs=-1, shell_complete=complete_unit)
+@click.option(
+    "-n",
+    "--lines",
+    metavar="N",
+    type=COUNT,
+    default=10,
+    show_default=True,
+    help="So many of the last lines of one instance.",
+)
 @answer_option
 @json_option
 @click.pass_context
-def status(context: click.Context, units: tuple[str, ...], timeout_s: float, as_json: bool) -> None:
+def status(context: click.Context, units: tuple[str, ...], lines: int, timeout_s: float, as_json: bool) -> None:
     """Show the state of units and why they are in it.
 
     A UNIT is the name of a unit (all its instances) or of one instance (pricing@2). One instance is shown in detail,
-    several as a table; without UNIT, all of them.
+    with its last lines, as systemctl does; several as a table; without UNIT, all of them.
 
     Exit status 3 when a named unit has an instance that is not active, 4 when there is no such unit.
 
@@ -41,19 +50,35 @@ def status(context: click.Context, units: tuple[str, ...], timeout_s: float, as_
       parsupctl status pricing
       parsupctl status pricing@1 --json
     """
+    unit = None
     with daemon(context, timeout_s) as connection:
         found: list[dict[str, Any]] = connection.call("status", list(units) or None)
+        if len(found) == 1 and not as_json:
+            unit = connection.call("show", found[0]["unit"])
     now = time.time()
     if as_json:
         output.as_json(found)
     elif len(found) == 1:
-        click.echo(render.status(found[0], now, output.painter()))
+        _in_detail(context, found[0], unit, lines)
     else:
         output.table(
             render.STATUS_HEADERS, [render.status_row(info, now) for info in found], [info["state"] for info in found]
         )
     if units and any(info["state"] != "active" for info in found):
         context.exit(NOT_ACTIVE)
+
+
+def _in_detail(context: click.Context, info: dict[str, Any], unit: dict[str, Any] | None, lines: int) -> None:
+    from parsupd.ctl import log_lines, run_lines  # noqa: PLC0415 - `--help` does not pay for subprocess and json
+    from parsupd.shell import usage  # noqa: PLC0415 - same
+
+    paint = output.painter()
+    click.echo(render.status(info, time.time(), paint, unit, usage.of(usage.groups(), info["pid"])))
+    last, why_not = run_lines.last_of(context, info["name"], lines)
+    if last:
+        click.echo("\n" + "\n".join(log_lines.as_text(line, paint) for line in last))
+    if why_not:
+        click.echo(f"parsupctl: no lines of it: {why_not}", err=True)
 
 
 @click.command(name="list", short_help="List all instances.")

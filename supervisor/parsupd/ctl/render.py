@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from parsupd.core import toml_text
+from parsupd.shell.usage import Usage
 
 Info = Mapping[str, Any]
 """One instance as the daemon describes it."""
@@ -25,6 +26,9 @@ HELD_BY = {
     "watched": "watched by parsupd",
 }
 """Who holds a limit, in the words of `status`."""
+
+
+NOTHING = Usage()
 
 
 def plain(text: str, _colour: str) -> str:
@@ -92,17 +96,21 @@ def name_row(entry: Info) -> tuple[str, ...]:
     return entry["name"], entry["uri"], " ".join(entry["metadata"])
 
 
-def status(info: Info, now: float, paint: Paint = plain) -> str:
-    """One instance, as systemctl shows a service."""
+def status(info: Info, now: float, paint: Paint = plain, unit: Info | None = None, usage: Usage = NOTHING) -> str:
+    """One instance, as systemctl shows a service: with where its `unit` is described, and what its processes take."""
     colour = info["state"]
     title = f"{info['name']} - {info['description']}" if info["description"] else info["name"]
     since = f" since {instant(info['since'])}; {ago(info['since'], now)}" if info["since"] is not None else ""
     lines = [
+        ("Loaded", _loaded(unit) if unit is not None else ""),
         ("Type", info["type"]),
         ("Active", paint(state(info), colour) + since),
         ("Reason", info["reason"]),
         ("Target", info["target"]),
         ("Main PID", str(info["pid"] or "")),
+        ("Tasks", str(usage.tasks) if usage.processes else ""),
+        ("Memory", size(usage.rss) if usage.processes else ""),
+        ("CPU", duration(usage.cpu_s) if usage.processes else ""),
         ("Run", f"{info['generation']} ({plural(info['restarts'], 'restart')})" if info["generation"] else ""),
         ("URI", info["uri"]),
         ("Status", info["status_text"]),
@@ -110,6 +118,11 @@ def status(info: Info, now: float, paint: Paint = plain) -> str:
     ]
     shown = [f"{label:>10}: {value}" for label, value in lines if value]
     return "\n".join([f"{paint(DOTS.get(colour, '●'), colour)} {title}", *shown])
+
+
+def _loaded(unit: Info) -> str:
+    enabled = "enabled" if unit["keys"]["enabled"] else "disabled"
+    return f"{unit['source']} ({'transient' if unit['transient'] else enabled})"
 
 
 def plural(count: int, thing: str) -> str:

@@ -1,4 +1,4 @@
-"""What an instance wrote in each of its runs that are over, for `parsupctl why`."""
+"""What an instance wrote: in each of its runs that are over, for `parsupctl why`, and last, for `status`."""
 
 from collections import deque
 from typing import Any
@@ -31,6 +31,17 @@ def add(context: click.Context, found: list[dict[str, Any]], last: int) -> str:
         except Failure as failure:
             why_not = failure.message
     return why_not
+
+
+def last_of(context: click.Context, name: str, last: int) -> tuple[list[Line], str]:
+    """The last lines of an instance, oldest first; and why there are none, if that is known."""
+    if not last:
+        return [], ""
+    wanted = Wanted(follow=False, last=last, since=None, until=None, generation=None, priority=None)
+    try:
+        return [*log_reading.past(log_reading.places(context, (name,)), wanted)], ""
+    except Failure as failure:
+        return [], failure.message
 
 
 def _of_run(places: Places, run: dict[str, Any], last: int, *, is_newest: bool) -> list[Line]:
