@@ -62,13 +62,14 @@ class Supervisor:
     @rpc
     async def info(self) -> Info:
         """The daemon itself: version, pid, runtime_dir, started (Unix time), last_event (its number), token (what its
-        units' processes have in PARSUP_TOKEN).
+        units' processes have in PARSUP_TOKEN), control_groups (the directory of those of runs, or empty).
         """
         return {
             "version": __version__,
             "pid": os.getpid(),
             "runtime_dir": str(self._runtime_dir),
             "token": leftovers.token_of(self._runtime_dir),
+            "control_groups": self._executor.limits.tree,
             "started": self._wall(self._started_at),
             "restart_storm": self._fleet.storm,
             "last_event": self._executor.chronicle.events.last,

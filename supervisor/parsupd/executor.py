@@ -292,7 +292,7 @@ class Executor:
             environment = self._environment(spec, instance, generation, identity)
             environment |= self._told_to(spec, instance, generation, identity)
             spec = replace(spec, working_directory=accounts.at_home(spec.working_directory, identity))
-            steps = [*self.limits.steps(tag, spec), *steps_for(spec, identity)]
+            steps = [*self.limits.steps(spec), *steps_for(spec, identity)]
             if spec.type is UnitType.WORKER:
                 streams = self._outputs.redirects(spec, instance, generation)
                 options = self._worker_options(spec, instance, environment, streams)
@@ -400,6 +400,7 @@ class Executor:
             opened.callback(os.close, stdout)
             stderr = self._outputs.open(spec, instance, tag.generation, 2)
             opened.callback(os.close, stderr)
+            opened.enter_context(self.limits.starting(tag, spec))
             return self._children.spawn(
                 argv,
                 env={**os.environ, **environment},
@@ -472,25 +473,25 @@ class Executor:
     ) -> None:
         adopted: list[Child] = []
         opened: list[int] = []
-        tag = self._tag(instance, generation)
+        tag, spec = self._tag(instance, generation), self.fleet.spec(instance)
         try:
             options = msgspec.structs.replace(
                 options, on_registered=lambda record: adopted.append(self._children.adopt(record.pid, tag))
             )
-            with self._children.grouped(tag) as entering:
-                if steps := [*entering, *steps]:
-                    options = _prepared(options, PreparedLauncher(self._children.watch, steps), opened)
-                record, _ = await (await self._masters.of(uid)).spawn(options)
+            if steps or self.limits.tree:
+                launcher = PreparedLauncher(self._children.watch, steps, lambda: self.limits.starting(tag, spec))
+                options = _prepared(options, launcher, opened)
+            record, _ = await (await self._masters.of(uid)).spawn(options)
         except (SpawnError, UsageError, OSError) as error:
             cause, lines = _spawn_failure(error)
-            self._forget(adopted)
+            self._forget(adopted, tag)
             self.feed(told.SpawnFailed(instance, generation, cause, lines))
         except asyncio.CancelledError:
-            self._forget(adopted)
+            self._forget(adopted, tag)
             self.feed(told.SpawnFailed(instance, generation, ExitCause.spawn_failed("cancelled")))
         except Exception as error:  # noqa: BLE001 - whatever it is, a unit must not stay `starting` for ever
             self._log.exception("spawn_crashed", unit=str(instance))
-            self._forget(adopted)
+            self._forget(adopted, tag)
             self.feed(told.SpawnFailed(instance, generation, ExitCause.spawn_failed(repr(error))))
         else:
             child = adopted[0]
@@ -508,9 +509,10 @@ class Executor:
                 os.close(fd)
             self._spawns.pop((instance, generation), None)
 
-    def _forget(self, adopted: list[Child]) -> None:
+    def _forget(self, adopted: list[Child], tag: Tag) -> None:
         for child in adopted:
             self._children.disown(child)
+        self.limits.abandon(tag)
 
     def _watch_readiness(self, instance: InstanceName, generation: int, record: WorkerRecord, child: Child) -> None:
         lost = record.lost

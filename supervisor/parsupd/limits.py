@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import resource
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from signal import SIGKILL
 from typing import Any
@@ -64,16 +65,31 @@ class Limits:
         self._runs: dict[InstanceName, _Run] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def steps(self, tag: Tag, spec: UnitSpec) -> list[Step]:
-        """What a process that begins a run does about its limits, in the control group of the run if there is one."""
-        enabled = self._enabled(spec)
-        steps = []
-        if self._tree is not None and enabled and limits.wanted(spec):
-            group, contents = self._tree.group(tag.group), limits.contents(spec, enabled)
-            steps.append(Step(f"{contents} of control group {group.name}", lambda: group.limit(contents)))
-        if self._holders(spec, enabled).get("tasks_max") is Holder.RLIMIT:
-            steps.append(limit_step("limit_nproc", Limit(spec.tasks_max, spec.tasks_max)))
-        return steps
+    def starting(self, tag: Tag, spec: UnitSpec) -> AbstractContextManager[None]:
+        """For as long as a process of the unit is being started: it comes to be in its control group, if it has one.
+
+        That of a run gets its limits. What fails leaves nothing in there. Raises OSError.
+        """
+        if self._tree is None:
+            return nullcontext()
+        limited = bool(limits.wanted(spec)) and not tag.hook
+        return self._tree.starting(tag.group, limits.contents(spec, self._enabled(spec)) if limited else {})
+
+    @property
+    def tree(self) -> str:
+        """The path of the tree of control groups; empty where there is none."""
+        return "" if self._tree is None else str(self._tree.path)
+
+    def abandon(self, tag: Tag) -> None:
+        """What was started has failed: nothing of it shall be left in its control group."""
+        if self._tree is not None:
+            self._tree.abandon(tag.group)
+
+    def steps(self, spec: UnitSpec) -> list[Step]:
+        """What a process that begins a run does itself about its limits."""
+        if self._holders(spec, self._enabled(spec)).get("tasks_max") is not Holder.RLIMIT:
+            return []
+        return [limit_step("limit_nproc", Limit(spec.tasks_max, spec.tasks_max))]
 
     def _enabled(self, spec: UnitSpec) -> frozenset[str]:
         """The controllers of control groups, with those that the unit wants where they can be had."""

@@ -1,5 +1,6 @@
 """Control groups of runs, and the limits of runs, with a real parsupd in a group that looks delegated."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 from control_groups import control_group, members, parsupd_in
-from live_daemon import WORKER, Daemon, Info, assert_nothing_left, daemon, simple
+from live_daemon import PROGRAMS, WORKER, Daemon, Info, assert_nothing_left, daemon, simple
+from parsupctl_process import PARSUPCTL
 from support import alive, wait_until
 
 from parsupd.core.cgroups import LEAF
@@ -120,6 +122,23 @@ def test_groups_are_found_again_after_a_kill(tmp_path: Path, group: Path) -> Non
     assert runs(group) == set()
 
 
+def test_what_a_unit_may_leave_is_listed_and_ends_with_parsupd(tmp_path: Path, group: Path) -> None:
+    """With kill_mode = "process", others are left to themselves: `leaks` finds them in the group, without environment."""
+    parsupd = started(tmp_path, group, unit("a", ESCAPEE, kill_mode="process"))
+    try:
+        pid = parsupd.wait_for("a@1", in_state("running"))["pid"]
+        wait_until(lambda: len(members(group / "a@1.1")) == 3)
+        left = set(members(group / "a@1.1")) - {pid}
+        parsupd.call("stop", ["a"])
+        command = [PARSUPCTL, "--socket", str(parsupd.socket), "leaks", "--json"]
+        listed = json.loads(subprocess.run(command, capture_output=True, check=False, timeout=20).stdout)
+        assert {(one["pid"], one["instance"], one["generation"]) for one in listed} == {(one, "a@1", 1) for one in left}
+    finally:
+        finish(parsupd)
+    assert not any(map(alive, left))
+    assert runs(group) == set()
+
+
 def reason_of(parsupd: Daemon) -> str:
     (record,) = parsupd.records("no_control_groups")
     return str(record["reason"])
@@ -189,6 +208,40 @@ def test_a_limit_changes_while_the_unit_runs(tmp_path: Path) -> None:
         assert [one["action"] for one in parsupd.call("reload")["units"]] == ["change"]
         parsupd.wait_for("a@1", in_state("backoff"))
         assert parsupd.status("b@1")["pid"] == pid
+
+
+def test_limits_of_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written when a run starts and when a reload changes them; `why` tells what the kernel did about them."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "cgroup.controllers").write_text("cpu memory pids")
+    (tree / "cgroup.subtree_control").touch()
+    monkeypatch.setenv("PARSUPD_TEST_TREE", str(tree))
+    text = unit("a", "exec sleep 1000", memory_max="64M", tasks_max=50, exec_start_pre=["/bin/true"])
+    parsupd = Daemon(tmp_path, text + unit("b", "exec sleep 1000"), start=False)
+    parsupd.start(sys.executable, str(PROGRAMS / "parsupd_on_files.py"))
+    try:
+        status = parsupd.wait_for("a@1", in_state("running"))
+        assert status["limits"] == {"memory_max": "cgroup", "tasks_max": "cgroup"}
+        parsupd.wait_for("b@1", in_state("running"))
+        assert [(tree / name / "memory.max").read_text() for name in ("a@1.1", "b@1.1")] == [str(64 << 20), ""]
+        (tmp_path / "parsupd.toml").write_text(
+            text.replace("64M", "32M").replace("tasks_max = 50", "") + unit("b", "exec sleep 1000")
+        )
+        parsupd.call("reload")
+        assert (tree / "a@1.1/memory.max").read_text() == str(32 << 20)
+        assert (tree / "a@1.1/pids.max").read_text() == "max"
+        (tree / "a@1.1/memory.events").write_text("oom_kill 1")
+        os.kill(status["pid"], signal.SIGKILL)
+        parsupd.wait_for("a@1", lambda now: now["sub_state"] == "running" and now["generation"] == 2)
+        (why,) = parsupd.call("why", "a")
+        (run,) = why["incarnations"]
+        assert run["cause"] == "was killed by SIGKILL: the kernel's OOM killer, memory_max is 32 MiB"
+        assert run["oom_killed"]
+        assert runs(tree) == {"a@1.2", "b@1.1"}
+    finally:
+        finish(parsupd)
+    assert runs(tree) == set()
 
 
 CAP_SYS_RESOURCE = 24

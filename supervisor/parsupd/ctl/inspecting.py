@@ -97,20 +97,27 @@ def kill(
 def leaks(context: click.Context, timeout_s: float, as_json: bool) -> None:
     """List processes that a unit of this parsupd has started and that belong to no run of a unit any more.
 
-    They are found by what parsupd puts into the environment, whatever they did to their session or parent: daemons
-    that a program has detached, and what is left of a run that is over. Exit status 1 when there are some.
+    They are found by their control group, or by what parsupd puts into the environment, whatever they did to their
+    session or parent: daemons that a program has detached, and what is left of a run that is over.
+
+    Exit status 1 when there are some.
 
     \b
     Examples:
       parsupctl leaks
       parsupctl leaks --json | jq -r '.[].pid' | xargs -r kill
     """
+    from pathlib import Path  # noqa: PLC0415 - as below
+
     from parsupd.core.recovery import strays  # noqa: PLC0415 - as below
     from parsupd.core.units import InstanceName  # noqa: PLC0415 - as below
     from parsupd.shell import leftovers  # noqa: PLC0415 - `--help` does not pay for asyncio
+    from parsupd.shell.cgroup import Tree  # noqa: PLC0415 - as above
 
     with daemon(context, timeout_s) as connection:
-        found = leftovers.find(connection.call("info")["token"])
+        info = connection.call("info")
+        tree = Tree(Path(info["control_groups"])) if info["control_groups"] else None
+        found = leftovers.find(info["token"], tree)
         # Asked for afterwards: what was started meanwhile has an owner.
         statuses: list[dict[str, Any]] = connection.call("status")
     runs = [(InstanceName.parse(one["name"]), one["generation"]) for one in statuses if one["sub_state"] in RUNS]

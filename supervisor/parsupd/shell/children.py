@@ -23,7 +23,7 @@ import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from parsupd.core.attributes import Limit
@@ -118,13 +118,12 @@ class Children:
             argv = ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", *argv]
             env = {**env, "LISTEN_FDS": str(len(spare))}
             steps = [*steps, Step("sockets", place)]
+        prepared = bool(steps)
+        if prepared:  # first, as the unit may say something else
+            steps = [limit_step("limit_nofile", self._files), *steps]
         with contextlib.ExitStack() as cleanup:
             for fd in spare:
                 cleanup.callback(os.close, fd)
-            steps = [*cleanup.enter_context(self.grouped(tag)), *steps]
-            prepared = bool(steps)
-            if prepared:  # first, as the unit may say something else
-                steps = [limit_step("limit_nofile", self._files), *steps]
             preparation = cleanup.enter_context(Preparation(steps))
             cleanup.enter_context(preparation.named())
             popen = subprocess.Popen(
@@ -144,23 +143,6 @@ class Children:
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(popen.pid, resource.RLIMIT_NOFILE, self._files)
         return self._add(popen.pid, popen.pid, popen, tag)
-
-    @contextlib.contextmanager
-    def grouped(self, tag: Tag | None) -> Iterator[list[Step]]:
-        """For a start: the step that enters the control group of the run, where there is one.
-
-        When the start fails, what it has left in there is killed, and the group goes. Raises OSError.
-        """
-        if self._tree is None or tag is None:
-            yield []
-            return
-        group = self._tree.make(tag.group)
-        try:
-            yield [Step(f"control group {group.name}", group.enter)]
-        except BaseException:
-            group.kill()
-            self._tree.drop(group)
-            raise
 
     def adopt(self, pid: int, tag: Tag | None = None) -> Child:
         """Takes over a process that is, or will be, re-parented to the daemon; it must not have been reaped yet."""

@@ -13,6 +13,7 @@ import resource
 import struct
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Self
 
 from parsupd.core.attributes import LIMITS, Limit
@@ -113,11 +114,12 @@ class Preparation:
 
 
 class PreparedLauncher:
-    """Starts a worker's process in which these steps are done first."""
+    """Starts a worker's process in which these steps are done first, and which comes to be `inside` something."""
 
-    def __init__(self, watch: Watch, steps: Sequence[Step]) -> None:
+    def __init__(self, watch: Watch, steps: Sequence[Step], inside: Callable[[], AbstractContextManager[None]]) -> None:
         self._watch = watch
         self._steps = steps
+        self._inside = inside
 
     async def launch(
         self,
@@ -130,9 +132,9 @@ class PreparedLauncher:
         pass_fds: Sequence[int],
         cwd: str | None,
     ) -> Launched:
-        """As LocalLauncher's."""
-        with Preparation(self._steps) as preparation, preparation.named():
-            launcher = LocalLauncher(self._watch, preparation.run)
+        """As LocalLauncher's, which does not wait: nothing else happens `inside`."""
+        with self._inside(), Preparation(self._steps) as preparation, preparation.named():
+            launcher = LocalLauncher(self._watch, preparation.run if self._steps else None)
             return await launcher.launch(
                 argv, env=env, stdin=stdin, on_stderr=on_stderr, on_stdout=on_stdout, pass_fds=pass_fds, cwd=cwd
             )
