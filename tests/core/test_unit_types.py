@@ -335,6 +335,17 @@ HISTORIES: dict[str, tuple[UnitType, dict[str, Any], list[tuple[Any, float, list
             (hook(KILLED), 14, ["note 1: timed out: exec_start_pre[0] (b) took more than 3 s", "failed"]),
         ],
     ),
+    "commands: one takes too long that a reload has removed meanwhile": (
+        SIMPLE,
+        {**NO, "exec_start_pre": ONE},
+        [
+            (START, 0, ["waiting"]),
+            (DEPS, 0, ["run exec_start_pre[0]", "start-pre"]),
+            (Redescribed(spec(SIMPLE, **NO)), 1, []),
+            (DEADLINE, 30, ["end hook 15", "stopping"]),
+            (hook(TERMED), 31, ["note 1: timed out: exec_start_pre took more than 30 s", "failed"]),
+        ],
+    ),
     "commands: one that cannot be killed blocks nothing": (
         SIMPLE,
         {**NO, "exec_stop_post": TWO[1:]},

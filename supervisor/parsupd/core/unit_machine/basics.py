@@ -74,7 +74,8 @@ def is_over(run: Run) -> bool:
 
 
 def hook_timeout_s(state: UnitState, stage: HookStage, index: int) -> float:
-    own = state.spec.hooks(stage)[index].timeout_s
+    hooks = state.spec.hooks(stage)
+    own = hooks[index].timeout_s if index < len(hooks) else None  # a reload may have removed the one that runs
     if own is not None:
         return own
     stops = stage in {HookStage.STOP, HookStage.STOP_POST}
