@@ -13,8 +13,8 @@ from parsupd.ctl.reading import answer_option, json_option
 if TYPE_CHECKING:
     from parsupd.core.recovery import Found
 
-RUNS = frozenset({"starting", "running", "stopping", "killing"})
-"""The fine states in which an instance has processes of its own."""
+WITHOUT_RUN = frozenset({"dead", "waiting", "exited", "backoff", "failed"})
+"""The fine states in which an instance has no processes of its own."""
 
 
 @click.command(short_help="Show a unit's description, with defaults.")
@@ -120,7 +120,9 @@ def leaks(context: click.Context, timeout_s: float, as_json: bool) -> None:
         found = leftovers.find(info["token"], tree)
         # Asked for afterwards: what was started meanwhile has an owner.
         statuses: list[dict[str, Any]] = connection.call("status")
-    runs = [(InstanceName.parse(one["name"]), one["generation"]) for one in statuses if one["sub_state"] in RUNS]
+    runs = [
+        (InstanceName.parse(one["name"]), one["generation"]) for one in statuses if one["sub_state"] not in WITHOUT_RUN
+    ]
     left = [one for one in strays(found, runs) if leftovers.lives(one)]  # and what has ended meanwhile has gone
     rows = [_process(one) for one in left]
     if as_json:
