@@ -153,8 +153,8 @@ def test_forking_without_a_pid_file(tmp_path: Path) -> None:
     """A daemon that forks twice is found among the orphans; its crash is seen and it is started again."""
     config = f"[unit.d]\n{program('daemon', f'append:{tmp_path}/pids:%p', type='forking')}"
     with daemon(tmp_path, config) as running:
-        wait_until(lambda: (tmp_path / "pids").exists(), what="the daemon has begun")
-        pid = int((tmp_path / "pids").read_text())
+        pids = tmp_path / "pids"
+        pid = int(wait_until(lambda: pids.exists() and pids.read_text(), what="the daemon has begun") or 0)
         running.wait_for("d@1", lambda status: up(status) and status["pid"] == pid)
         os.kill(pid, signal.SIGKILL)
         again = running.wait_for("d@1", lambda status: status["generation"] == 2 and up(status))
