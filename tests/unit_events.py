@@ -24,6 +24,8 @@ from parsupd.core.events import (
     DependencyFailed,
     Exited,
     Extended,
+    FoundReady,
+    FoundUnready,
     GroupEmpty,
     HookEnded,
     LastSign,
@@ -45,7 +47,7 @@ from parsupd.core.events import (
 from parsupd.core.unit_machine import KEPT_STORY, step
 from parsupd.core.unit_machine.stopping import KEPT_INCARNATIONS
 from parsupd.core.unit_state import UnitState
-from parsupd.core.units import SIGKILL, SIGTERM, ExitCause, InstanceName, SubState, UnitSpec, UnitType
+from parsupd.core.units import AT_WORK, SIGKILL, SIGTERM, ExitCause, InstanceName, SubState, UnitSpec, UnitType
 
 NAME = InstanceName("job", 1)
 URI = "PYRO:job@./u:/run/job"
@@ -82,6 +84,14 @@ def lost(generation: int = 1) -> ReadinessLost:
 
 def unhealthy(generation: int = 1) -> Unhealthy:
     return Unhealthy(NAME, generation, "its probe `tcp` failed 3 times")
+
+
+def passes(generation: int = 1) -> FoundReady:
+    return FoundReady(NAME, generation, "its tcp probe passes")
+
+
+def fails(answer: str = "refused", generation: int = 1) -> FoundUnready:
+    return FoundUnready(NAME, generation, f"its tcp probe failed: {answer}")
 
 
 def hook(cause: ExitCause = CLEAN, generation: int = 1) -> HookEnded:
@@ -188,7 +198,8 @@ def check(state: UnitState) -> None:
     assert not (run.empty and run.hook is None), "a run that is over goes on"
     if now in HOOK_STATES:
         assert run.hook is not None, "waits for a command that does not run"
-    if now in {SubState.RUNNING, SubState.RELOADING}:
+    if now in AT_WORK:
+        assert (now is SubState.UNREADY) == (run.unready != ""), "what is said of its readiness is not its state"
         assert run.ready_at is not None
         assert run.verdict is None, "it runs on though it is to end"
         deadlines = [at for at in (run.watchdog_at, run.over_at, run.reload_until) if at is not None]

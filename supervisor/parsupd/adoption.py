@@ -80,7 +80,7 @@ class Adoption:
         if verdict.fate is Fate.FIND:
             self._events.append(told.Spawned(name, record.generation, process.pid))
         self._log.info("unit_adopted", unit=str(name), generation=record.generation, pid=process.pid)
-        executor.adopt(name, record.generation, process, record.run.uri)
+        executor.adopt(name, record.generation, process, record.run.published)
 
     def _adopt_command(
         self, executor: Executor, record: InstanceRecord, name: InstanceName, found: Iterable[Found]

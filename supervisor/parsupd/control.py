@@ -219,7 +219,8 @@ class Supervisor:
             if not self._fleet.spec(InstanceName.parse(status.name)).exec_reload:
                 raise ValueError(f"{status.unit} has no exec_reload: nothing tells it to reload")
         self._command([told.ReloadUnit(name) for name in names])
-        return await self._until(names, lambda status: status.sub_state is not SubState.RELOADING, wait, timeout_s)
+        reloading = self._fleet.is_reloading
+        return await self._until(names, lambda one: not reloading(InstanceName.parse(one.name)), wait, timeout_s)
 
     @rpc
     async def wait(self, names: list[str], state: str = "active", timeout_s: float | None = None) -> list[Info]:

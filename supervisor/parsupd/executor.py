@@ -117,7 +117,6 @@ class Executor:
         self._sockets = doors.sockets
         self._log = log
         self._outputs = doors.outputs
-        self._watchers = Watchers(self.feed)
         self.schedules = Schedules(fleet, self.feed, log)
         self._queue: deque[told.FleetEvent] = deque()
         self._feeding = True  # until `open`
@@ -131,6 +130,7 @@ class Executor:
         self.limits = Limits(fleet, doors.children, doors.tree, self._lives.main, self.feed, log)
         self._lives.explain = self.limits.explain
         self._lives.on_exit = self.notices.take
+        self._watchers = Watchers(fleet, self._probe_door, self.feed)
         self._hooks = Hooks(doors.children, self._spawn_hook, self.feed)
         self._changed: list[asyncio.Future[None]] = []
         self._touched: set[InstanceName] = set()  # since those who wait were told
@@ -155,10 +155,12 @@ class Executor:
                 for effect in effects:
                     self._carry_out(effect)
                     if isinstance(effect, do.Changed):
-                        self._watch_over(effect)
+                        self._watchers.follow(effect.instance)
+                        self.limits.follow(effect.instance)
                 if isinstance(event, told.Reconfigure):
                     self._outputs.configure(self.specs())
                     self.limits.renew()
+                    self._watchers.renew()
         finally:
             self._feeding = False
         self._save()
@@ -361,28 +363,18 @@ class Executor:
             **failure_variables(self.fleet.state(instance)[0].failure),
         }
 
-    def _watch_over(self, change: do.Changed) -> None:
-        """What runs is watched, from when it is ready until its end begins."""
-        if change.new is SubState.RUNNING:
-            self._watch(change.instance, change.generation)
-        elif change.new is not SubState.RELOADING:
-            self._watchers.forget(change.instance, change.generation)
-        self.limits.follow(change.instance)
-
-    def _watch(self, instance: InstanceName, generation: int, *, taken_over: bool = False) -> None:
-        """Begins to watch a run that serves."""
-        spec, run = self.fleet.spec(instance), self.fleet.state(instance)[0].run
-        if run is None:
-            return
+    def _probe_door(self, instance: InstanceName, generation: int, uri: str) -> ProbeDoor:
+        """Programs of probes are started as those of the unit are."""
 
         def surroundings() -> Surroundings:
+            spec = self.fleet.spec(instance)
             identity = accounts.identity(spec)
             environment = self._environment(spec, instance, generation, identity)
+            environment["PARSUP_PROBED"] = str(instance.number)
             there = replace(spec, working_directory=accounts.at_home(spec.working_directory, identity))
             return there, environment, steps_for(there, identity)
 
-        door = ProbeDoor(self._children, run.uri, surroundings)
-        self._watchers.follow(instance, generation, spec, door, taken_over=taken_over)
+        return ProbeDoor(self._children, uri, surroundings)
 
     # Programs
 
@@ -502,7 +494,6 @@ class Executor:
             self.feed(told.Ready(instance, generation, str(record.uri)))
             self._lives.follow(instance, generation, child)
             self.limits.follow(instance)
-            self._watch(instance, generation)  # it is ready already: not known yet when that was told
             self._watch_readiness(instance, generation, record, child)
         finally:
             for fd in opened:
@@ -527,7 +518,7 @@ class Executor:
     # Adoption
 
     def adopt(self, instance: InstanceName, generation: int, process: ProcessRecord, published: str) -> None:
-        """Takes over the main process of a run that an earlier parsupd has started, `published` if it was ready.
+        """Takes over the main process of a run that an earlier parsupd has started, `published` if it had a name.
 
         A worker among them goes on being called; it has its lease's time to register here.
         """
@@ -540,8 +531,6 @@ class Executor:
         launched = state.run.exit if launcher and state.run is not None else None
         self._lives.follow(instance, generation, child, launcher=launcher, launched=launched)
         self.limits.follow(instance)
-        if state.sub_state in {SubState.RUNNING, SubState.RELOADING}:
-            self._watch(instance, generation, taken_over=True)
         if spec.listens_for_notices:
             self.notices.open(instance, generation, spec, None if child.exited.done() else _owner(process.pid))
         if process.worker_id and not child.exited.done():

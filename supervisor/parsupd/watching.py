@@ -6,18 +6,23 @@ Each probe has one timer for its next deadline. What there is nothing to watch o
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import workerlib
 from parsupd.core import events as told
 from parsupd.core import probe as probing
-from parsupd.core.probe import Ask, Failed, GiveUp, Passed, Probing, Verdict
+from parsupd.core.fleet import Fleet
+from parsupd.core.probe import Ask, Failed, GiveUp, Passed, Probing, StillFails, Verdict
 from parsupd.core.probe_keys import Probe
-from parsupd.core.units import InstanceName, UnitSpec
+from parsupd.core.unit_state import UnitState
+from parsupd.core.units import AT_WORK, InstanceName, SubState, UnitSpec
 from parsupd.shell import probes
 from parsupd.shell.children import Children
 from parsupd.shell.preparing import Step
 from workerlib.core.uri import Uri, parse_uri
 from workerlib.server import DAEMON
+
+STARTED = AT_WORK | {SubState.START_PROBE, SubState.START_POST}
 
 Surroundings = tuple[UnitSpec, Mapping[str, str], Sequence[Step]]
 """What a process of the unit is started with; see the executor."""
@@ -72,14 +77,19 @@ Door = Callable[[Probe], Awaitable[None]]
 class Prober:
     """Drives one probe."""
 
-    def __init__(self, state: Probing, door: Door, on_verdict: Callable[[Verdict], object]) -> None:
+    def __init__(self, state: Probing, door: Door, on_news: Callable[[Verdict | StillFails], object]) -> None:
         self._state = state
         self._door = door
-        self._on_verdict = on_verdict
+        self._on_news = on_news
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
         self._arm()
+
+    @property
+    def probe(self) -> Probe:
+        """What is asked."""
+        return self._state.probe
 
     def close(self) -> None:
         """Asks no more. Idempotent."""
@@ -107,8 +117,8 @@ class Prober:
                     self._asking = self._loop.create_task(self._ask(attempt))
                 case GiveUp():
                     self._give_up()
-                case Verdict():
-                    self._on_verdict(effect)
+                case Verdict() | StillFails():
+                    self._on_news(effect)
 
     def _give_up(self) -> None:
         if self._asking is not None:
@@ -125,33 +135,104 @@ class Prober:
         self._step(answer)
 
 
+@dataclass(eq=False, slots=True)
+class _Watched:
+    """One run."""
+
+    generation: int
+    door: Door
+    readiness: Prober | None = None
+    liveness: Prober | None = None
+
+    def close(self) -> None:
+        for prober in (self.readiness, self.liveness):
+            if prober is not None:
+                prober.close()
+
+
 class Watchers:
     """Of all runs of one executor."""
 
-    def __init__(self, feed: Callable[[told.FleetEvent], object]) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        door: Callable[[InstanceName, int, str], Door],
+        feed: Callable[[told.FleetEvent], object],
+    ) -> None:
+        """`door` makes what asks the probes of a generation, which serves at the URI if it is a worker."""
+        self._fleet = fleet
+        self._door = door
         self._feed = feed
         self._loop = asyncio.get_running_loop()
-        self._runs: dict[tuple[InstanceName, int], Prober] = {}
+        self._runs: dict[InstanceName, _Watched] = {}
 
-    def follow(self, instance: InstanceName, generation: int, spec: UnitSpec, door: Door, *, taken_over: bool) -> None:
-        """Begins to watch a run that serves; `taken_over` from an earlier parsupd, which had found nothing wrong."""
-        if (instance, generation) in self._runs or spec.liveness is None:
+    def follow(self, instance: InstanceName, *, known: bool = False) -> None:
+        """Sees to an instance whose state or whose description has changed; nothing to do when all is as it should be.
+
+        Whether it is ready is asked from when its type says that it is started, whether it lives from when it is ready.
+        A run that is `known` was found alive before: by an earlier parsupd, or while its description said otherwise.
+        """
+        state = self._fleet.state(instance)[0] if self._fleet.has(instance) else None
+        run = self._runs.get(instance)
+        if run is not None and (state is None or state.sub_state not in STARTED or run.generation != state.generation):
+            run.close()
+            del self._runs[instance]
+            run = None
+        if state is None or state.run is None or state.sub_state not in STARTED:
             return
+        if run is None:
+            if not (state.spec.readiness or state.spec.liveness):
+                return
+            door = self._door(instance, state.generation, state.run.uri)
+            run = self._runs[instance] = _Watched(state.generation, door)
+        self._ask_ready(run, state, unready=bool(state.run.unready))
+        if state.sub_state in AT_WORK:
+            self._ask_alive(run, state, known=known)
 
-        def on_liveness(verdict: Verdict) -> None:
-            if not verdict.passes:
-                self._feed(told.Unhealthy(instance, generation, verdict.reason))
-
-        begun = probing.begin(spec.liveness, self._loop.time(), passes=True if taken_over else None)
-        self._runs[instance, generation] = Prober(begun, door, on_liveness)
-
-    def forget(self, instance: InstanceName, generation: int) -> None:
-        """The run ends, or has ended. Idempotent."""
-        prober = self._runs.pop((instance, generation), None)
-        if prober is not None:
-            prober.close()
+    def renew(self) -> None:
+        """Descriptions have changed, or were read for the first time: then there may be runs of an earlier parsupd."""
+        for name in self._fleet.specs:
+            for instance in self._fleet.instances(name):
+                self.follow(instance, known=True)
 
     def close(self) -> None:
         """Watches nothing any more."""
-        for instance, generation in list(self._runs):
-            self.forget(instance, generation)
+        for run in self._runs.values():
+            run.close()
+        self._runs.clear()
+
+    def _ask_ready(self, run: _Watched, state: UnitState, *, unready: bool) -> None:
+        """Asks whether it is ready; what is known of that is in its state."""
+
+        def on_news(news: Verdict | StillFails) -> None:
+            passes = isinstance(news, Verdict) and news.passes
+            report = told.FoundReady if passes else told.FoundUnready
+            self._feed(report(state.instance, state.generation, news.reason))
+
+        def begun(probe: Probe) -> Prober:
+            if state.sub_state is SubState.START_PROBE:
+                return Prober(probing.begin(probe, state.since, eager=True), run.door, on_news)
+            return Prober(probing.begin(probe, self._loop.time(), passes=not unready), run.door, on_news)
+
+        run.readiness = _replaced(run.readiness, state.spec.readiness, begun)
+
+    def _ask_alive(self, run: _Watched, state: UnitState, *, known: bool) -> None:
+        """Asks whether it is alive."""
+
+        def on_news(news: Verdict | StillFails) -> None:
+            if isinstance(news, Verdict) and not news.passes:
+                self._feed(told.Unhealthy(state.instance, state.generation, news.reason))
+
+        def begun(probe: Probe) -> Prober:
+            return Prober(probing.begin(probe, self._loop.time(), passes=True if known else None), run.door, on_news)
+
+        run.liveness = _replaced(run.liveness, state.spec.liveness, begun)
+
+
+def _replaced(now: Prober | None, probe: Probe | None, begun: Callable[[Probe], Prober]) -> Prober | None:
+    """What asks a probe: the one that does so now, unless the probe is another one."""
+    if now is not None:
+        if now.probe == probe:
+            return now
+        now.close()
+    return None if probe is None else begun(probe)

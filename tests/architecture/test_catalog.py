@@ -15,7 +15,7 @@ ENTRIES = {
 
 ALWAYS = {"PARSUP_EVENT", "PARSUP_INSTANCE", "PARSUP_UNIT", "PARSUP_WORKER_ID", "_PID"}
 
-LOGGED_AS = {"unit_starting": "unit_changed", "unit_ready": "unit_changed", "unit_failed": "unit_changed"}
+LOGGED_AS = dict.fromkeys(("unit_starting", "unit_ready", "unit_unready", "unit_failed"), "unit_changed")
 
 
 def logged_fields(event: str) -> set[str]:

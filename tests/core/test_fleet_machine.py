@@ -47,6 +47,8 @@ from parsupd.core.events import (
     DeadlineReached,
     Exited,
     Extended,
+    FoundReady,
+    FoundUnready,
     GroupEmpty,
     HookEnded,
     LastSign,
@@ -71,9 +73,11 @@ from parsupd.core.events import (
     WatchdogFired,
 )
 from parsupd.core.fleet import Fleet, ShuttingDownError
+from parsupd.core.probe_keys import Probe
 from parsupd.core.roster import NoSuchUnitError
 from parsupd.core.tally import AT_REST, UP
 from parsupd.core.units import (
+    AT_WORK,
     SIGKILL,
     Configuration,
     DaemonSettings,
@@ -95,6 +99,7 @@ from parsupd.core.units import (
 
 NAMES = ("a", "b", "c", "d", "e")
 HOOKS = st.sampled_from([(), (), (), (), (Hook(("x",)),), (Hook(("x",), ignore_failure=True), Hook(("y",), 3.0))])
+PROBES = (None, None, Probe(tcp="/x"), Probe(tcp="/y"))
 CAUSES = st.sampled_from(
     [ExitCause.exited(0), ExitCause.exited(1), ExitCause.signaled(9), ExitCause.signaled(15), ExitCause.unknown()]
 )
@@ -152,6 +157,7 @@ def configurations(draw: Any) -> Configuration:
             start_limit_action=draw(st.sampled_from([*StartLimitAction, StartLimitAction.FAIL])),
             remain_after_exit=draw(st.sampled_from([True, True, False])),
             runtime_max_s=draw(st.sampled_from([math.inf, 20.0])),
+            readiness=draw(st.sampled_from(PROBES)) if kind is not UnitType.ONESHOT else None,
             watchdog_s=draw(st.sampled_from([math.inf, math.inf, 5.0])),
             kill_mode=draw(st.sampled_from([KillMode.GROUP, *KillMode])),
             send_sigkill=draw(st.sampled_from([True, True, False])),
@@ -184,6 +190,8 @@ class Life:
 
 
 NOT_YET = {SubState.STARTING, SubState.RELOADING}
+UNPROVED = {SubState.START_PROBE, SubState.UNREADY}
+ASKED = AT_WORK | {SubState.START_PROBE, SubState.START_POST}
 
 
 class Machine(RuleBasedStateMachine):
@@ -212,9 +220,13 @@ class Machine(RuleBasedStateMachine):
 
     def give(self, event: Any) -> None:
         note(f"{self.now:.2f} {event}")
-        for effect in self.fleet.handle(event, self.now):
+        effects = self.fleet.handle(event, self.now)
+        for effect in effects:
             note(f"    {effect}")
             self.carry_out(effect, event)
+        if isinstance(event, FoundUnready):
+            assert all(isinstance(each, Changed | Withdraw) for each in effects), "something was done for readiness"
+            assert all(each.instance == event.instance for each in effects), "others were touched for readiness"
         while self.later:
             self.give(self.later.pop(0))
 
@@ -336,6 +348,9 @@ class Machine(RuleBasedStateMachine):
                     found += [(life, "says"), (life, "says"), (life, "up")]
                 if life.kind is UnitType.FORKING and not life.launched and not life.ready:
                     found[-2] = (life, "launched")
+                state = self.fleet.state(life.instance)[0]
+                if state.sub_state in ASKED and life.kind is not UnitType.ONESHOT:
+                    found += [(life, "passes"), (life, "fails")]
             if life.kind is UnitType.FORKING and life.launched and not life.gone:
                 found.append((life, "found"))
             if life.exited and not life.gone:
@@ -378,6 +393,10 @@ class Machine(RuleBasedStateMachine):
                 self.report(life, words[len(life.reports) % len(words)])
             case "unhealthy":
                 self.report(life, Unhealthy(*names, "made up"))
+            case "passes":
+                self.report(life, FoundReady(*names, "it passes"))
+            case "fails":
+                self.report(life, FoundUnready(*names, f"made up {len(life.reports)}"))
             case "exited":
                 life.exited = True
                 spec = self.fleet.state(life.instance)[0].spec
@@ -462,7 +481,7 @@ class Machine(RuleBasedStateMachine):
     def all_goes_well(self, limit: int) -> None:
         """Spawns succeed and workers become ready: else a random world rarely gets everything up."""
         for _ in range(limit):
-            good = [(life, what) for life, what in self.possible() if what in {"spawned", "ready"}]
+            good = [(life, what) for life, what in self.possible() if what in {"spawned", "ready", "passes"}]
             if good:
                 self.answer(*good[0], ExitCause.exited(0))
 
@@ -608,6 +627,7 @@ class Machine(RuleBasedStateMachine):
                 if what in {"spawned", "ready", "empty", "hook", "launched", "found"}
                 or (what == "exited" and (life.signalled or self.fleet.spec(life.instance).type is UnitType.ONESHOT))
                 or (what == "up" and self.fleet.state(life.instance)[0].sub_state in NOT_YET)
+                or (what == "passes" and self.fleet.state(life.instance)[0].sub_state in UNPROVED)
             ]
             runs = [state for state in self.fleet._states.values() if state.sub_state is SubState.RUNNING]
             if not good and self.fleet.next_deadline() in {None, *(state.deadline_at for state in runs)}:
@@ -621,8 +641,12 @@ class Machine(RuleBasedStateMachine):
         raise AssertionError("it does not come to rest")
 
     def check_that_all_came_up(self) -> None:
-        """What is wanted is up, or at rest with a reason, or waits for what was stopped and it is bound to."""
+        """What is wanted is up, or at rest with a reason, or waits for what was stopped and it is bound to.
+
+        Or it backs off for longer than another one may run: then there is no instant at which all are up.
+        """
         units, wiring = self.fleet._units, self.fleet._wiring
+        until = self.fleet.next_deadline()
         for status in self.fleet.status():
             assert status.reason
             if status.sub_state is SubState.WAITING:
@@ -631,6 +655,8 @@ class Machine(RuleBasedStateMachine):
                 braked = any(self.fleet._brake.holds(each) for each in unit.waiting)
                 assert not braked or self.fleet.next_deadline() is not None
                 assert stopped or braked or any(units[name].waiting for name in unit.blockers), status
+            elif status.sub_state is SubState.BACKOFF:
+                assert self.fleet.state(InstanceName.parse(status.name))[0].deadline_at > until, status
             elif status.target.value == "up":
                 assert status.sub_state in {SubState.RUNNING, SubState.UNKILLABLE, *AT_REST}, status
             else:

@@ -23,6 +23,7 @@ LIVE_KEYS = {
     "kill_mode", "send_sigkill", "start_limit_action", "success_exit_status", "restart_prevent_exit_status",
     "restart_force_exit_status", "remain_after_exit", "runtime_max_sec", "runtime_max_spread_sec", "notify_access",
     "exec_start_pre", "exec_start_post", "exec_reload", "exec_stop", "exec_stop_post", "memory_max", "tasks_max",
+    "readiness", "liveness",
 }  # fmt: skip
 
 
@@ -179,6 +180,8 @@ KEY_CASES: dict[str, tuple[str, str, list[tuple[str, Any, Any, bool]]]] = {
     "a command": ("exec_stop = ['x', 'y']", "exec_stop = [{ exec = ['z'], timeout_sec = 3, ignore_failure = true }]",
                   [("exec_stop", [{"exec": ["x", "y"]}], [{"exec": ["z"], "timeout_sec": 3.0, "ignore_failure": True}],
                     True)]),
+    "a probe": ("", "readiness = { tcp = '127.0.0.1:80', interval_sec = 3 }",
+                [("readiness", None, {"tcp": "127.0.0.1:80", "interval_sec": 3.0}, True)]),
     "exit statuses": ("", "success_exit_status = [3, 'KILL']",
                       [("success_exit_status", [], [3, "SIGKILL"], True)]),
     "an output": ("stdout = 'null'\nstderr = 'null'", "stdout = 'append:x'\nstderr = 'null'",

@@ -7,7 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parsupd.core.probe import Ask, Due, Effect, Event, Failed, GiveUp, Passed, Verdict, begin, next_deadline, step
+from parsupd.core.probe import (
+    Ask,
+    Due,
+    Effect,
+    Event,
+    Failed,
+    GiveUp,
+    Passed,
+    StillFails,
+    Verdict,
+    begin,
+    next_deadline,
+    step,
+)
 from parsupd.core.probe_keys import Probe, probe, split_address, split_url
 from parsupd.core.readers import BadValueError
 
@@ -81,6 +94,37 @@ def test_a_run_that_was_taken_over_keeps_its_verdict() -> None:
         state, effects = step(state, Passed(attempt), 10.0 * attempt)
         assert effects == ()
         state, _ = step(state, Due(), 10.0 * attempt + 10)
+
+
+def test_who_waits_for_it_asks_often_and_hears_each_new_answer() -> None:
+    """Until it has passed once; then at its own pace."""
+    state = begin(TCP, 0, eager=True)
+    told, asked_at = [], []
+    for answer in ("refused", "refused", "reset", "reset"):
+        now = next_deadline(state) or 0.0
+        asked_at.append(now)
+        state, (ask,) = step(state, Due(), now)
+        assert isinstance(ask, Ask)
+        state, effects = step(state, Failed(ask.attempt, answer), now)
+        told += [(type(effect), effect.reason) for effect in effects if isinstance(effect, StillFails | Verdict)]
+    assert asked_at == [0, 0.05, pytest.approx(0.15), pytest.approx(0.35)]
+    assert told == [
+        (StillFails, "its tcp probe failed: refused"),
+        (Verdict, "its tcp probe failed 2 times in a row: refused"),
+        (StillFails, "its tcp probe failed 3 times in a row: reset"),
+    ]
+    for _ in range(2):
+        at = next_deadline(state) or 0.0
+        state, _ = step(state, Due(), at)
+        state, effects = step(state, Passed(state.attempt), at)
+    assert effects == (YES,)
+    assert next_deadline(state) == at + 10
+
+
+def test_a_verdict_that_was_taken_over_is_told_of_again_when_it_is_bad() -> None:
+    """Whoever took it over learns of the answer, which may be another one by now."""
+    state, _ = step(begin(TCP, 0, passes=False, eager=True), Due(), 0)
+    assert step(state, Failed(1, "reset"), 1)[1] == (StillFails("its tcp probe failed: reset"),)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["due", "passed", "failed", "late"]), st.floats(0, 30)), max_size=60))

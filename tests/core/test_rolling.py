@@ -19,7 +19,12 @@ def test_one_after_the_other() -> None:
     """Each waits for the one before to be up in a new generation."""
     state, turn = advance(begin((A, B, C)), OLD)
     assert turn == (A,)
-    for between in (run(4, SubState.STOPPING), run(4, SubState.WAITING), run(5, SubState.STARTING)):
+    for between in (
+        run(4, SubState.STOPPING),
+        run(4, SubState.WAITING),
+        run(5, SubState.STARTING),
+        run(5, SubState.UNREADY),
+    ):
         assert advance(state, {**OLD, A: between}) == (state, ())
     state, turn = advance(state, {**OLD, A: run(5)})
     assert (turn, state.restarted, state.left) == ((B,), (A,), (C,))

@@ -29,6 +29,7 @@ RUNNING, BACKOFF, FAILED = SubState.RUNNING, SubState.BACKOFF, SubState.FAILED
         ([FAILED, BACKOFF], "2 units: 1 backing off (pricing@2), 1 failed (pricing@1)"),
         ([FAILED] * 3, "3 units: 3 failed (pricing@1, pricing@2, pricing@3)"),
         ([FAILED] * 4, "4 units: 4 failed (pricing@1, pricing@2, pricing@3, ...)"),
+        ([RUNNING, SubState.UNREADY], "2 units: 1 ready, 1 not ready (pricing@2)"),
         ([SubState.DEAD, SubState.EXITED, RUNNING], "3 units: 1 ready, 1 done, 1 down"),
     ],
 )
@@ -43,7 +44,7 @@ def test_every_state_has_words(state: SubState) -> None:
     assert summary(statuses(state)).startswith("1 unit: 1 ")
 
 
-STARTING = {SubState.START_PRE, SubState.STARTING, SubState.START_POST}
+STARTING = {SubState.START_PRE, SubState.STARTING, SubState.START_PROBE, SubState.START_POST}
 
 
 @pytest.mark.parametrize("state", list(SubState))

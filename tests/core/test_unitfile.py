@@ -171,6 +171,8 @@ memory_max = "64M"
 tasks_max = 50
 max_rss = "1G"
 max_rss_action = "stop"
+[unit.pricing.readiness]
+rpc = "has_prices"
 [unit.pricing.liveness]
 rpc = "ping"
 interval_sec = 5
@@ -290,6 +292,7 @@ def test_every_key_arrives() -> None:
         tasks_max=50,
         max_rss=1 << 30,
         max_rss_action=MaxRssAction.STOP,
+        readiness=Probe(rpc="has_prices"),
         liveness=Probe(rpc="ping", interval_s=5.0),
     )
     assert configuration.units["log"].sockets == (
@@ -445,6 +448,12 @@ REFUSED = {
     '[unit.a]\ntype = "simple"\nexec = []': ["a.toml:3: unit.a.exec: must not be empty"],
     '[unit.a]\ntype = "simple"\nexec = [""]': ["a.toml:3: unit.a.exec[0]: must not be empty"],
     '[unit.a]\ntype = "simple"\nexec = "x --flag"': ["a.toml:3: unit.a.exec: must be an array, not 'x --flag'"],
+    '[unit.a]\ntype = "oneshot"\nexec = ["x"]\nreadiness = { tcp = "/x" }': [
+        "a.toml:4: unit.a.readiness: is for units of type worker and simple and notify and forking only, and this one is oneshot"
+    ],
+    HEAD + "[unit.a.readiness]\nrpc = 'ping'": [
+        "a.toml:4: unit.a.readiness.rpc: is for units of type worker only, and this one is simple"
+    ],
     '[unit.a]\ntype = "oneshot"\nexec = ["x"]\nrestart = "always"': [
         "a.toml:4: unit.a.restart: a oneshot that has done its work is not repeated: not 'always'"
     ],

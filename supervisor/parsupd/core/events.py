@@ -10,7 +10,8 @@ What the executor reports about one generation of an instance comes from several
   `MainChanged`; `LastSign` only in answer to CheckLife.
 * the command of a RunHook, which may come before a Spawn and after GroupEmpty: exactly one `HookEnded`.
 * an earlier parsupd that was killed meanwhile: instead of all these, `SpawnInterrupted`.
-* whoever watches the instance, between `Spawned` and `Exited`: any number of `Unhealthy`.
+* whoever watches the instance, between `Spawned` and `Exited`: any number of `Unhealthy`; and of `FoundReady` and
+  `FoundUnready`, once its type says that it is started.
 * the main process, after `Spawned`: one `Exited`, unless another one became main before that, then exactly one
   `GroupEmpty`. A daemon of type forking may be asked for once more after its `Exited`: then there is another one.
 
@@ -68,6 +69,20 @@ class ReadinessLost(Report):
 @dataclass(frozen=True, slots=True)
 class Unhealthy(Report):
     """Whoever watches the instance (a liveness probe, a limit) has found that it must be ended; `reason` says which."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoundReady(Report):
+    """Its readiness probe passes, for the first time or again; `reason` says which."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoundUnready(Report):
+    """Its readiness probe fails, or does not pass yet; given anew when the answer in `reason` is another one."""
 
     reason: str
 
@@ -262,6 +277,8 @@ UnitReport = (
     | SpawnInterrupted
     | ReadinessLost
     | Unhealthy
+    | FoundReady
+    | FoundUnready
     | Exited
     | GroupEmpty
     | Launched

@@ -8,9 +8,9 @@ What the dependencies mean, U being the unit that names V:
 
 * `requires`: starting U starts V. U waits until V is ready: every wanted instance of V runs (a oneshot: exited with 0).
   When an instance of V fails, U fails; when V is stopped, U is stopped first. A crash of V that its policy answers with
-  a restart does not touch a running U.
-* `binds_to`: as requires; and when V is gone for whatever reason (none of its instances is ready any more), U is
-  stopped and waits. It comes back when V does, also when V was stopped, and also when U had failed because V had.
+  a restart does not touch a running U; nor does a V that goes on without being ready, for which a new U waits.
+* `binds_to`: as requires; and when V is gone for whatever reason (none of its instances is up any more, ready or not),
+  U is stopped and waits. It comes back when V does, also when V was stopped, and also when U had failed because V had.
 * `part_of`: as after; and stop and restart of V are those of U too.
 * `conflicts`: starting U stops V first, with what depends on V, and starting V stops U.
 * `wants`: starting U starts V. U waits until V is settled: ready, failed or ended. V's end does not touch U.
@@ -317,12 +317,12 @@ class Fleet(Roster):
                 self._ask(instance, FollowOrder(reason))
 
     def _rejoin(self, name: str) -> None:
-        """The unit is ready again: what is bound to it and had failed, perhaps for that reason, is started."""
-        if self._units[name].tally.ready and self._units[name].is_ready and not self.shutting_down:
+        """The unit is whole again: what is bound to it and had failed, perhaps for that reason, is started."""
+        if self._units[name].tally.present and self._units[name].is_whole and not self.shutting_down:
             for other in self._wiring.bound[name]:
                 for instance in self._units[other].instances:
                     if self._states[instance].sub_state is SubState.FAILED and self._parts[instance].wanted:
-                        self._want(instance, f"{name}, which it is bound to, is ready again")
+                        self._want(instance, f"{name}, which it is bound to, is there again")
 
     # Groups, and units that are started for failures.
 
@@ -522,7 +522,7 @@ class Fleet(Roster):
         self._parts[instance] = new
         self._alive += new.alive - old.alive
         ready, settled, hopeless, leaving = unit.is_ready, unit.is_settled, unit.is_hopeless, unit.tally.leaving > 0
-        present = unit.is_present
+        present, whole = unit.is_present, unit.is_whole
         unit.tally = Tally(*(total - gone + come for total, gone, come in zip(unit.tally, old, new, strict=True)))
         if (ready, settled) != (unit.is_ready, unit.is_settled):
             self._tell_blocked(unit)
@@ -532,7 +532,7 @@ class Fleet(Roster):
         if self._wiring.bound[unit.spec.name]:
             if present and not unit.is_present:
                 self._todo.append(partial(self._part_from, unit.spec.name))
-            if unit.is_ready and not ready:
+            if unit.is_whole and not whole:
                 self._todo.append(partial(self._rejoin, unit.spec.name))
         if leaving != (unit.tally.leaving > 0):
             self._tell_held_back(unit, 1 if unit.tally.leaving else -1)

@@ -15,6 +15,7 @@ MESSAGE_IDS = {
     "unit_adopted": "830f8c46c6cd4b1794f61c54122a096a",
     "unit_starting": "000d6925ef204972b082c2784426ad5c",
     "unit_ready": "b67eee2b33ab41d4bd6146b70b210eec",
+    "unit_unready": "9a09bb9f0a364539a63bf8c7354744d3",
     "unit_ended": "5aaf6c38223645068ef40b199d8a3945",
     "unit_failed": "7c76388fb20a4251be8a79975e57c15e",
     "unit_unkillable": "97a71ffcf72f453093d36370414a9624",
@@ -28,6 +29,7 @@ MESSAGE_IDS = {
 _CHANGES = {
     SubState.STARTING.value: "unit_starting",
     SubState.RUNNING.value: "unit_ready",
+    SubState.UNREADY.value: "unit_unready",
     SubState.FAILED.value: "unit_failed",
 }
 

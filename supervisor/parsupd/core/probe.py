@@ -4,12 +4,16 @@
 
 A question is asked `interval_s` after the one before was, never while that is open, and counts as failed when its
 answer does not come within `timeout_s`. The verdict changes after `failure_threshold` failures in a row, or
-`success_threshold` successes; the first one is told as soon as either is reached.
+`success_threshold` successes; the first one is told as soon as either is reached. Who waits for a probe to pass for the
+first time is eager: the questions come in quick succession at first.
 """
 
 from dataclasses import dataclass, replace
 
 from parsupd.core.probe_keys import Probe
+
+EAGER_S = 0.05
+"""After the first question of an eager one; twice as long after each further one, up to the probe's own interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class Probing:
     successes: int = 0  # in a row
     failures: int = 0
     passes: bool | None = None  # the verdict; None while there is none
+    answer: str = ""  # the last failure that was told of
+    eager: bool = False  # waits for the first success
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +74,21 @@ class Verdict:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class StillFails:
+    """It does not pass any more, or, if eager, not yet; and the last answer was bad in another way than before."""
+
+    reason: str
+
+
 Event = Due | Passed | Failed
-Effect = Ask | GiveUp | Verdict
+Effect = Ask | GiveUp | Verdict | StillFails
 
 
-def begin(probe: Probe, now: float, *, passes: bool | None = None) -> Probing:
-    """A probe of a run that has just begun, or of one that was taken over, with the verdict that it had."""
-    return Probing(probe, now + (probe.initial_delay_s if passes is None else 0.0), passes=passes)
+def begin(probe: Probe, since: float, *, passes: bool | None = None, eager: bool = False) -> Probing:
+    """A probe of a run that began `since`, or of one that has the verdict `passes` already."""
+    delay_s = probe.initial_delay_s if passes is None else 0.0
+    return Probing(probe, since + delay_s, passes=passes, eager=eager and passes is None)
 
 
 def next_deadline(state: Probing) -> float | None:
@@ -112,20 +126,26 @@ def _ask(state: Probing, now: float) -> tuple[Probing, tuple[Effect, ...]]:
 
 def _answered(state: Probing, now: float) -> Probing:
     # Not before `now`: what was missed while the machine slept is not made up for.
-    return replace(state, next_at=max(now, state.asked_at + state.probe.interval_s), deadline_at=None)
+    interval_s = state.probe.interval_s
+    if state.eager:
+        interval_s = min(interval_s, EAGER_S * 2.0 ** min(state.attempt - 1, 30))
+    return replace(state, next_at=max(now, state.asked_at + interval_s), deadline_at=None)
 
 
 def _passed(state: Probing, now: float) -> tuple[Probing, tuple[Effect, ...]]:
-    after = replace(_answered(state, now), successes=state.successes + 1, failures=0)
-    if after.passes is True or after.successes < state.probe.success_threshold:
-        return after, ()
-    return replace(after, passes=True), (Verdict(passes=True, reason=f"its {state.probe.question} probe passes"),)
+    state = replace(state, successes=state.successes + 1, failures=0)
+    if state.passes is True or state.successes < state.probe.success_threshold:
+        return _answered(state, now), ()
+    state = replace(state, passes=True, eager=False)
+    return _answered(state, now), (Verdict(passes=True, reason=f"its {state.probe.question} probe passes"),)
 
 
 def _failed(state: Probing, reason: str, now: float) -> tuple[Probing, tuple[Effect, ...]]:
     after = replace(_answered(state, now), failures=state.failures + 1, successes=0)
-    if after.passes is False or after.failures < state.probe.failure_threshold:
-        return after, ()
     times = "" if after.failures == 1 else f" {after.failures} times in a row"
     why = f"its {state.probe.question} probe failed{times}: {reason}"
-    return replace(after, passes=False), (Verdict(passes=False, reason=why),)
+    if after.passes is not False and after.failures >= state.probe.failure_threshold:
+        return replace(after, passes=False, answer=reason), (Verdict(passes=False, reason=why),)
+    if (after.passes is False or after.eager) and reason != after.answer:
+        return replace(after, answer=reason), (StillFails(why),)
+    return after, ()

@@ -9,7 +9,7 @@ from parsupd.core.readers import did_you_mean
 from parsupd.core.status import InstanceStatus, Why, status_of, why_of
 from parsupd.core.tally import StopLike, Tally, Unit
 from parsupd.core.unit_state import UnitState
-from parsupd.core.units import Configuration, InstanceName, UnitSpec
+from parsupd.core.units import AT_WORK, Configuration, InstanceName, UnitSpec
 from parsupd.core.wiring import Wiring
 
 
@@ -54,6 +54,11 @@ class Roster:
         """Whether the configuration has the instance; else it is being removed, or gone."""
         unit = self._units.get(instance.unit)
         return unit is not None and instance in unit.instances
+
+    def is_reloading(self, instance: InstanceName) -> bool:
+        """Whether the instance reads its own configuration again; what is not ready may do so, too."""
+        state = self._states[instance]
+        return state.run is not None and state.sub_state in AT_WORK and state.run.reloads
 
     def is_wanted(self, instance: InstanceName) -> bool:
         """Whether the instance is to be up."""

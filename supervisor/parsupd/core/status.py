@@ -56,7 +56,7 @@ def status_of(state: UnitState, held: StopLike | None, blockers: Collection[str]
         since=state.since,
         reason=reason,
         pid=None if state.run is None else state.run.pid,
-        uri="" if state.run is None or state.run.ready_at is None else state.run.uri,
+        uri="" if state.run is None else state.run.published,
         generation=state.generation,
         restarts=state.restarts,
     )

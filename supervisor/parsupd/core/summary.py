@@ -12,6 +12,7 @@ WORDS = {
     SubState.UNKILLABLE: "unkillable",
     SubState.BACKOFF: "backing off",
     SubState.FAILED: "failed",
+    SubState.UNREADY: "not ready",
     SubState.KILLING: "being killed",
     SubState.ABORTING: "being aborted",
     SubState.STOP_POST: "stopping (exec_stop_post)",
@@ -19,6 +20,7 @@ WORDS = {
     SubState.EXEC_STOP: "stopping (exec_stop)",
     SubState.START_PRE: "starting (exec_start_pre)",
     SubState.STARTING: "starting",
+    SubState.START_PROBE: "starting (readiness probe)",
     SubState.START_POST: "starting (exec_start_post)",
     SubState.RELOADING: "reloading",
     SubState.WAITING: "waiting",
@@ -31,7 +33,7 @@ CALM = frozenset({SubState.RUNNING, SubState.EXITED, SubState.DEAD})
 """States of which the number is enough."""
 
 
-STARTS = frozenset({SubState.START_PRE, SubState.STARTING, SubState.START_POST})
+STARTS = frozenset({SubState.START_PRE, SubState.STARTING, SubState.START_PROBE, SubState.START_POST})
 
 
 def summary(statuses: Iterable[InstanceStatus]) -> str:

@@ -15,8 +15,17 @@ from parsupd.core.units import InstanceName, SubState, Target, UnitSpec
 ALIVE = frozenset(SubState) - {SubState.DEAD, SubState.EXITED, SubState.FAILED}
 AT_REST = frozenset(SubState) - ALIVE
 UP = frozenset({SubState.RUNNING, SubState.RELOADING, SubState.EXITED})  # what others wait for
+PRESENT = UP | {SubState.UNREADY}  # what others that have come up stay for
 SERVING = frozenset(
-    {SubState.START_PRE, SubState.STARTING, SubState.START_POST, SubState.RUNNING, SubState.RELOADING}
+    {
+        SubState.START_PRE,
+        SubState.STARTING,
+        SubState.START_PROBE,
+        SubState.START_POST,
+        SubState.RUNNING,
+        SubState.UNREADY,
+        SubState.RELOADING,
+    }
 )  # what a stop must be held back from, for dependants' sake
 HOLDS = SERVING | {SubState.EXITED}  # what is ended only when its dependants are down
 
@@ -28,6 +37,7 @@ class Tally(NamedTuple):
 
     wanted: int = 0  # target up, and no stop held back
     ready: int = 0
+    present: int = 0  # ready, or was and goes on
     unsettled: int = 0  # wanted, neither ready nor at rest
     broken: int = 0  # wanted, and at rest without being ready
     leaving: int = 0  # being stopped by request or because of a dependency, not down yet
@@ -57,13 +67,18 @@ class Unit:
         return self.tally.ready == self.tally.wanted and (self.tally.wanted > 0 or not self.instances)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether nothing of it is missing, be all of it ready or not."""
+        return self.tally.present == self.tally.wanted and (self.tally.wanted > 0 or not self.instances)
+
+    @property
     def is_settled(self) -> bool:
         return self.tally.unsettled == 0
 
     @property
     def is_present(self) -> bool:
         """Whether it is there for those that are bound to it: one of several instances may be missing."""
-        return self.tally.ready > 0 or self.is_ready
+        return self.tally.present > 0 or self.is_whole
 
     @property
     def is_hopeless(self) -> bool:
@@ -97,8 +112,9 @@ def tally_of(state: UnitState, held: StopLike | None) -> Tally:
     alive = state.sub_state in ALIVE - {SubState.UNKILLABLE} or (
         state.sub_state is SubState.EXITED and held is not None
     )
-    ready = wanted and held is None and state.sub_state in UP
+    stays = wanted and held is None
+    ready, present = stays and state.sub_state in UP, stays and state.sub_state in PRESENT
     broken = wanted and state.sub_state in {SubState.DEAD, SubState.FAILED}
     asked = held is not None or state.target is Target.DOWN
     asked = asked or (state.run is not None and state.run.ending is not Ending.ITSELF)
-    return Tally(wanted, ready, wanted and not ready and not broken, broken, alive and asked, alive)
+    return Tally(wanted, ready, present, wanted and not ready and not broken, broken, alive and asked, alive)

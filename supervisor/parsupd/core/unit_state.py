@@ -37,12 +37,23 @@ class Run(msgspec.Struct, frozen=True):
     hook: int | None = None  # of the stage's commands, the one that runs
     wound_up: bool = False  # exec_stop_post is done
     reload_told: bool = False  # it has said that it reloads, and not yet that it is ready
+    unready: str = ""  # why its readiness probe fails, or has not passed yet; empty while nobody says so
     watchdog_at: float | None = None  # when its signs of life are looked at
     over_at: float | None = None  # when it has run long enough
     reload_until: float | None = None
     lines: tuple[str, ...] = ()
     stack: tuple[str, ...] = ()
     oom_killed: bool = False
+
+    @property
+    def reloads(self) -> bool:
+        """Whether it reads its configuration again while it is up: exec_reload runs, or it has said so."""
+        return self.hook is not None or self.reload_told
+
+    @property
+    def published(self) -> str:
+        """Where its name in the name server leads; empty while it has none there."""
+        return "" if self.ready_at is None or self.unready else self.uri
 
 
 class StoryEntry(NamedTuple):

@@ -425,8 +425,9 @@ def _check_type(file: File, where: Path, table: Mapping[str, Any], values: Mappi
         if key in table and kind not in kinds:
             names = " and ".join(each.value for each in UnitType if each in kinds)
             file.complain((*where, key), f"is for units of type {names} only, and this one is {kind.value}")
-    if "liveness" in values and values["liveness"].rpc and kind is not UnitType.WORKER:
-        file.complain((*where, "liveness"), f"is for units of type worker only, and this one is {kind.value}", ".rpc")
+    for key in ("readiness", "liveness"):
+        if key in values and values[key].rpc and kind is not UnitType.WORKER:
+            file.complain((*where, key), f"is for units of type worker only, and this one is {kind.value}", ".rpc")
     planned = [key for key in ("schedule", "schedule_every_sec") if key in table]
     if len(planned) > 1:
         file.complain((*where, planned[1]), "a unit has one schedule: this, or schedule")

@@ -123,8 +123,10 @@ class SubState(enum.Enum):
     WAITING = "waiting"  # to be started as soon as its dependencies are ready
     START_PRE = "start-pre"  # exec_start_pre runs
     STARTING = "starting"  # being spawned, or spawned and not ready; a oneshot that does its work
+    START_PROBE = "start-probe"  # started, and its readiness probe has not passed yet
     START_POST = "start-post"  # exec_start_post runs
     RUNNING = "running"  # ready
+    UNREADY = "unready"  # was ready, and goes on, but its readiness probe fails; it may be reloading
     RELOADING = "reloading"  # ready, and reading its configuration again: exec_reload runs, or it has said so
     EXITED = "exited"  # a oneshot that is done: it is `completed`, and stays so until it is stopped
     ABORTING = "aborting"  # the watchdog has expired: SIGABRT sent, so that it leaves a dump of its stacks
@@ -138,14 +140,17 @@ class SubState(enum.Enum):
 
 
 # THE table from fine to public states. EXITED is active as with systemd's RemainAfterExit=yes: what a oneshot brought
-# about is there, so units that require it may run.
+# about is there, so units that require it may run. UNREADY is activating: active is what one may be led to, and who
+# waits for that waits on.
 ACTIVE_STATE = {
     SubState.DEAD: ActiveState.INACTIVE,
     SubState.WAITING: ActiveState.ACTIVATING,
     SubState.START_PRE: ActiveState.ACTIVATING,
     SubState.STARTING: ActiveState.ACTIVATING,
+    SubState.START_PROBE: ActiveState.ACTIVATING,
     SubState.START_POST: ActiveState.ACTIVATING,
     SubState.RUNNING: ActiveState.ACTIVE,
+    SubState.UNREADY: ActiveState.ACTIVATING,
     SubState.RELOADING: ActiveState.ACTIVE,
     SubState.EXITED: ActiveState.ACTIVE,
     SubState.ABORTING: ActiveState.DEACTIVATING,
@@ -157,6 +162,10 @@ ACTIVE_STATE = {
     SubState.BACKOFF: ActiveState.ACTIVATING,
     SubState.FAILED: ActiveState.FAILED,
 }
+
+
+AT_WORK = frozenset({SubState.RUNNING, SubState.UNREADY, SubState.RELOADING})
+"""Of a run whose start is over and whose end has not begun, be it ready or not."""
 
 
 class InstanceName(NamedTuple):
@@ -388,6 +397,7 @@ class UnitSpec(Attributes):
     sockets: tuple[ListenAddress, ...] = ()  # opened once, and passed to each process of all instances
     working_directory: str = ""  # empty: the executor's choice
     umask: int | None = None  # None: that of parsupd
+    readiness: Probe | None = None  # it is ready while this passes
     liveness: Probe | None = None  # it is ended when this fails
     max_rss: int = 0  # bytes that its process group may take; 0: any number
     max_rss_action: MaxRssAction = MaxRssAction.RESTART

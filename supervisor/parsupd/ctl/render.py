@@ -200,6 +200,7 @@ _SUB_COLOURS = {
     "exited": "active",
     "failed": "failed",
     "backoff": "activating",
+    "unready": "activating",
     "killing": "failed",
 }
 

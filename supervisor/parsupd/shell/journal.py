@@ -50,7 +50,15 @@ class _Lines:
 
 
 _BOLD, _DIM, _RED, _GREEN, _YELLOW = "1", "2", "31", "32", "33"
-_COLOUR = {"running": _GREEN, "exited": _GREEN, "failed": _RED, "backoff": _YELLOW, "error": _RED, "warning": _YELLOW}
+_COLOUR = {
+    "running": _GREEN,
+    "exited": _GREEN,
+    "failed": _RED,
+    "backoff": _YELLOW,
+    "unready": _YELLOW,
+    "error": _RED,
+    "warning": _YELLOW,
+}
 
 
 class _Described(NamedTuple):

@@ -15,6 +15,7 @@ Rules:
 7. `now` is an argument; a retry is a deadline, never a loop, so that a stop can always come between.
 8. At most one of the unit's own commands (exec_start_pre and the like) runs at a time, and each has its time.
 9. Nothing waits for ever: what SIGKILL does not end is UNKILLABLE, which others need not wait for.
+10. Not ready is not dead: FoundUnready takes the name away, and ends nothing; only the time of a start is bounded.
 """
 
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from parsupd.core.events import (
     DependencyFailed,
     Exited,
     Extended,
+    FoundReady,
+    FoundUnready,
     GroupEmpty,
     HookEnded,
     LastSign,
@@ -104,6 +107,8 @@ _TOO_LATE: dict[type[UnitEvent], Rule] = {
     Ready: basics.ignore_late,
     ReadinessLost: basics.ignore_late,
     Unhealthy: basics.ignore_late,
+    FoundReady: basics.ignore_late,
+    FoundUnready: basics.ignore_late,
     MainChanged: basics.ignore_late,
     ReloadBegun: basics.ignore_late,
     StopBegun: basics.ignore_late,
@@ -133,6 +138,34 @@ _UP: dict[type[UnitEvent], Rule] = {
     MainChanged: running.main_changed,
     StopBegun: running.ends_itself,
     Extended: running.extend,
+}
+
+# What it may say, or have said of it, from when its type says that it is started.
+_STARTED: dict[type[UnitEvent], Rule] = {
+    **_UP,
+    Redescribed: starting.redescribed,
+    FoundReady: starting.found_ready,
+    FoundUnready: starting.found_unready,
+    Ready: running.is_ready_already,
+    ReadinessLost: running.readiness_lost,
+    ReloadBegun: basics.ignore_late,
+    WatchdogFired: running.watchdog_fired,
+    Exited: running.exited,
+    GroupEmpty: starting.emptied,
+}
+
+_RUNNING: dict[type[UnitEvent], Rule] = {
+    **_UP,
+    ReloadOrder: running.reload,
+    FoundReady: running.found_ready,
+    FoundUnready: running.found_unready,
+    ReadinessLost: running.readiness_lost,
+    ReloadBegun: running.reload_begun,
+    LastSign: running.last_sign,
+    WatchdogFired: running.watchdog_fired,
+    Exited: running.exited,
+    GroupEmpty: running.nobody_goes_on,
+    DeadlineReached: running.due,
 }
 
 _ENDING: dict[type[UnitEvent], Rule] = {
@@ -198,41 +231,15 @@ TABLE: Mapping[SubState, Mapping[type[UnitEvent], Rule]] = {
         GroupEmpty: starting.no_daemon,
         DeadlineReached: starting.timed_out,
     },
+    SubState.START_PROBE: {**_STARTED, DeadlineReached: starting.timed_out},
     SubState.START_POST: {
-        **_UP,
-        Ready: running.is_ready_already,
-        ReadinessLost: running.readiness_lost,
-        ReloadBegun: basics.ignore_late,
-        WatchdogFired: running.watchdog_fired,
-        Exited: running.exited,
-        GroupEmpty: starting.emptied,
+        **_STARTED,
         HookEnded: starting.finished,
         DeadlineReached: starting.hook_timed_out,
     },
-    SubState.RUNNING: {
-        **_UP,
-        ReloadOrder: running.reload,
-        Ready: running.is_ready_already,
-        ReadinessLost: running.readiness_lost,
-        ReloadBegun: running.reload_begun,
-        LastSign: running.last_sign,
-        WatchdogFired: running.watchdog_fired,
-        Exited: running.exited,
-        GroupEmpty: running.nobody_goes_on,
-        DeadlineReached: running.due,
-    },
-    SubState.RELOADING: {
-        **_UP,
-        Ready: running.reloaded,
-        ReadinessLost: running.readiness_lost,
-        ReloadBegun: running.reload_begun,
-        LastSign: running.last_sign,
-        WatchdogFired: running.watchdog_fired,
-        Exited: running.exited,
-        GroupEmpty: running.nobody_goes_on,
-        HookEnded: running.reload_hook_ended,
-        DeadlineReached: running.due,
-    },
+    SubState.RUNNING: {**_RUNNING, Ready: running.is_ready_already},
+    SubState.UNREADY: {**_RUNNING, Ready: running.reloaded, HookEnded: running.reload_hook_ended},
+    SubState.RELOADING: {**_RUNNING, Ready: running.reloaded, HookEnded: running.reload_hook_ended},
     SubState.EXITED: {
         **_AT_REST,
         StartOrder: basics.already_up,

@@ -88,7 +88,8 @@ def run_hook(state: UnitState, stage: HookStage, index: int, now: float, reason:
     effect = RunHook(state.instance, state.generation, stage, index, run.verdict or run.exit)
     at = deadline(now, hook_timeout_s(state, stage, index))
     state = with_run(state, hook=index)
-    to = STATE_OF[stage]
+    # What is not ready goes on saying that while it reloads: it matters more to others.
+    to = SubState.UNREADY if state.sub_state is SubState.UNREADY and stage is HookStage.RELOAD else STATE_OF[stage]
     if state.sub_state is to:
         return stay(replace(state, deadline_at=at), f"runs {stage.value}[{index}]", *effects, effect)
     return move(state, to, now, reason, *effects, effect, deadline_at=at)

@@ -1,14 +1,16 @@
-"""Rules for what is ready: its signs of life, its reloads, and what ends it. Layer 2."""
+"""Rules for what is up: whether it is ready, its signs of life, its reloads, and what ends it. Layer 2."""
 
 import math
 
 from msgspec.structs import replace
 
-from parsupd.core.effects import CheckLife, EndHook, FindMain, Publish
+from parsupd.core.effects import CheckLife, EndHook, FindMain, Publish, UnitEffect
 from parsupd.core.events import (
     DeadlineReached,
     Exited,
     Extended,
+    FoundReady,
+    FoundUnready,
     GroupEmpty,
     HookEnded,
     LastSign,
@@ -35,26 +37,33 @@ from parsupd.core.unit_machine.basics import (
     the_run,
     with_run,
 )
-from parsupd.core.unit_machine.stopping import abort, begin_end, let_end, with_exit, with_nobody
+from parsupd.core.unit_machine.stopping import abort, begin_end, let_end, with_exit, with_nobody, withdrawn
 from parsupd.core.unit_state import Run, UnitState
-from parsupd.core.units import SIGKILL, ExitCause, HookStage, SubState, UnitType
+from parsupd.core.units import AT_WORK, SIGKILL, ExitCause, HookStage, SubState, UnitType
 
 SETTLE_S = 2.0
 """How long after it was found the daemon of a forking unit may turn out to have been a step on the way to it."""
 
 
 def begin_running(state: UnitState, now: float, reason: str) -> Step:
-    run = the_run(state)
-    published = (Publish(state.instance, state.generation, run.uri),) if run.uri else ()
     state = with_run(
         state, ready_at=now, watchdog_at=deadline(now, state.spec.watchdog_s), over_at=_over_at(state, now)
     )
-    return _running(state, now, reason, *published)
+    return _settle(state, now, the_run(state).unready or reason, *_published(state))
 
 
-def _running(state: UnitState, now: float, reason: str, *effects: Publish) -> Step:
-    state = with_run(state, reload_until=None, hook=None)
-    return move(state, SubState.RUNNING, now, reason, *effects, deadline_at=_nearest(the_run(state)))
+def _published(state: UnitState) -> list[UnitEffect]:
+    uri = the_run(state).published
+    return [Publish(state.instance, state.generation, uri)] if uri else []
+
+
+def _settle(state: UnitState, now: float, reason: str, *effects: UnitEffect) -> Step:
+    """To the state that what is known of a run that is up amounts to."""
+    run = the_run(state)
+    to = SubState.UNREADY if run.unready else SubState.RELOADING if run.reloads else SubState.RUNNING
+    if to is not state.sub_state:
+        return move(state, to, now, reason, *effects, deadline_at=_nearest(run))
+    return stay(replace(state, deadline_at=_nearest(run), reason=run.unready or state.reason), reason, *effects)
 
 
 def _nearest(run: Run) -> float | None:
@@ -83,7 +92,7 @@ def chance(text: str) -> float:
     return (number ^ number >> 13) / 0xFFFFFFFF
 
 
-def redescribe(state: UnitState, event: Redescribed, now: float) -> Step:  # noqa: ARG001
+def redescribe(state: UnitState, event: Redescribed, now: float) -> Step:
     """What has gone into a process stays while that runs; what is being stopped is stopped as described till now."""
     ending = state.run is not None and state.sub_state not in _GOES_ON
     spec = event.spec if state.run is None else state.spec if ending else live_part(state.spec, event.spec)
@@ -92,12 +101,33 @@ def redescribe(state: UnitState, event: Redescribed, now: float) -> Step:  # noq
         ", for what a process is started with from its next run on" if later else ""
     )
     state = replace(state, spec=spec, next_spec=event.spec if later else None)
-    if state.sub_state not in {SubState.RUNNING, SubState.RELOADING}:
+    if state.sub_state not in AT_WORK:
         return stay(state, reason)
-    return _go_on(with_run(state, over_at=_over_at(state, the_run(state).ready_at or 0.0)), reason)
+    state = with_run(state, over_at=_over_at(state, the_run(state).ready_at or 0.0))
+    if state.sub_state is SubState.UNREADY and spec.readiness is None:
+        return found_ready(state, FoundReady(state.instance, state.generation, f"{reason}: {NOT_ASKED}"), now)
+    return _go_on(state, reason)
 
 
-_GOES_ON = {SubState.START_PRE, SubState.STARTING, SubState.START_POST, SubState.RUNNING, SubState.RELOADING}
+_GOES_ON = AT_WORK | {SubState.START_PRE, SubState.STARTING, SubState.START_PROBE, SubState.START_POST}
+
+
+# Readiness. Not ready is not dead: nothing here ends anything.
+
+NOT_ASKED = "it has no readiness probe any more"
+
+
+def found_ready(state: UnitState, event: FoundReady, now: float) -> Step:
+    if not the_run(state).unready:
+        return stay(state, "it is ready already")
+    state = with_run(state, unready="")
+    return _settle(state, now, event.reason, *_published(state))
+
+
+def found_unready(state: UnitState, event: FoundUnready, now: float) -> Step:
+    if state.spec.readiness is None:  # a reload came before the answer
+        return stay(state, NOT_ASKED)
+    return _settle(with_run(state, unready=event.reason), now, event.reason, *withdrawn(state))
 
 
 # Deadlines
@@ -136,7 +166,7 @@ def extend(state: UnitState, event: Extended, now: float) -> Step:
     """Time for what it does now; it can only become more."""
     at = now + event.by_s
     reason = f"it asks for {event.by_s:.3g} s"
-    if state.sub_state in {SubState.RUNNING, SubState.RELOADING}:
+    if state.sub_state in AT_WORK:
         run = the_run(state)
         more = {name: max(old, at) for name in ("over_at", "reload_until") if (old := getattr(run, name)) is not None}
         return _go_on(with_run(state, **more), reason)
@@ -151,6 +181,8 @@ def extend(state: UnitState, event: Extended, now: float) -> Step:
 def reload(state: UnitState, event: ReloadOrder, now: float) -> Step:
     if not state.spec.exec_reload:
         return stay(state, "it has no exec_reload")
+    if the_run(state).reloads:
+        return reload_refused(state, event, now)
     return _reloading(run_hook(state, HookStage.RELOAD, 0, now, event.reason))
 
 
@@ -161,11 +193,11 @@ def _reloading(step: Step) -> Step:
 
 
 def reload_begun(state: UnitState, event: ReloadBegun, now: float) -> Step:  # noqa: ARG001
-    state = with_run(state, reload_told=True)
-    if state.sub_state is SubState.RELOADING:
-        return stay(state, "it says that it reloads")
-    until = deadline(now, state.spec.timeout_start_s)
-    return _reloading(move(state, SubState.RELOADING, now, "it says that it reloads", deadline_at=until))
+    reason = "it says that it reloads"
+    if the_run(state).reloads:
+        return stay(with_run(state, reload_told=True), reason)
+    state = with_run(state, reload_told=True, reload_until=deadline(now, state.spec.timeout_start_s))
+    return _settle(state, now, reason)
 
 
 def reload_refused(state: UnitState, event: ReloadOrder, now: float) -> Step:  # noqa: ARG001
@@ -177,23 +209,27 @@ def reload_hook_ended(state: UnitState, event: HookEnded, now: float) -> Step:
     if not failure and has_next(state, HookStage.RELOAD):
         return _reloading(next_hook(state, HookStage.RELOAD, now))
     if failure:
-        return _running(with_run(state, reload_told=False), now, f"its reload has failed: {failure}; it goes on")
+        return _reload_over(state, now, f"its reload has failed: {failure}; it goes on")
     if the_run(state).reload_told:
         return _go_on(with_run(state, hook=None), "exec_reload is done; it has not said that it is ready")
-    return _running(state, now, "it has reloaded")
+    return _reload_over(state, now, "it has reloaded")
+
+
+def _reload_over(state: UnitState, now: float, reason: str) -> Step:
+    return _settle(with_run(state, reload_until=None, hook=None, reload_told=False), now, reason)
 
 
 def reloaded(state: UnitState, event: Ready, now: float) -> Step:  # noqa: ARG001
     run, state = the_run(state), with_run(state, reload_told=False)
     if run.hook is not None or not run.reload_told:
         return stay(state, "it says that it is ready")
-    return _running(state, now, "it has reloaded")
+    return _reload_over(state, now, "it has reloaded")
 
 
 def _reload_timed_out(state: UnitState, now: float) -> Step:
     """The process may be as good as before: its reload has failed, not its run."""
     if the_run(state).hook is None:
-        return _running(with_run(state, reload_told=False), now, "its reload takes too long; it goes on")
+        return _reload_over(state, now, "its reload takes too long; it goes on")
     step = _go_on(with_run(state, reload_until=None), "its reload takes too long: exec_reload is killed")
     return step._replace(effects=(EndHook(state.instance, state.generation, SIGKILL),))
 

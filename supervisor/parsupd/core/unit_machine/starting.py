@@ -1,4 +1,4 @@
-"""Rules for a start: the limit, exec_start_pre, the spawn, being ready, exec_start_post. Layer 2."""
+"""Rules for a start: the limit, exec_start_pre, the spawn, the readiness probe, exec_start_post. Layer 2."""
 
 from msgspec.structs import replace
 
@@ -8,11 +8,14 @@ from parsupd.core.events import (
     DeadlineReached,
     DependenciesReady,
     Exited,
+    FoundReady,
+    FoundUnready,
     GroupEmpty,
     HookEnded,
     Launched,
     MainChanged,
     Ready,
+    Redescribed,
     Spawned,
     SpawnFailed,
     SpawnInterrupted,
@@ -32,7 +35,7 @@ from parsupd.core.unit_machine.basics import (
     the_run,
     with_run,
 )
-from parsupd.core.unit_machine.running import begin_running, nobody_goes_on
+from parsupd.core.unit_machine.running import NOT_ASKED, begin_running, nobody_goes_on, redescribe
 from parsupd.core.unit_machine.stopping import begin_end, with_exit, with_nobody, without_run
 from parsupd.core.unit_state import Run, UnitState
 from parsupd.core.units import ExitCause, HookStage, StartLimitAction, SubState, UnitType
@@ -158,14 +161,52 @@ def exited(state: UnitState, event: Exited, now: float) -> Step:
 
 
 def timed_out(state: UnitState, event: DeadlineReached, now: float) -> Step:  # noqa: ARG001
-    cause = ExitCause.timed_out(f"not ready within {state.spec.timeout_start_s:g} s")
-    return begin_end(with_run(state, verdict=cause), now, f"it {cause}", cancel=True)
+    spawning = state.sub_state is SubState.STARTING
+    why = "" if spawning else f": {the_run(state).unready or 'its readiness probe has not passed'}"
+    cause = ExitCause.timed_out(f"not ready within {state.spec.timeout_start_s:g} s{why}")
+    return begin_end(with_run(state, verdict=cause), now, f"it {cause}", cancel=spawning)
+
+
+# The readiness probe
+
+
+def _started(state: UnitState, now: float, reason: str) -> Step:
+    """Its type says that it is; it has the rest of its time to pass its probe."""
+    if state.spec.readiness is not None:
+        reason = f"{reason}; its readiness probe is awaited"
+        return move(state, SubState.START_PROBE, now, reason, deadline_at=state.deadline_at)
+    return _proved(state, now, reason)
+
+
+def found_ready(state: UnitState, event: FoundReady, now: float) -> Step:
+    state = with_run(state, unready="")
+    return stay(state, event.reason) if _is_proved(state) else _proved(state, now, event.reason)
+
+
+def found_unready(state: UnitState, event: FoundUnready, now: float) -> Step:  # noqa: ARG001
+    if state.spec.readiness is None:  # a reload came before the answer
+        return stay(state, NOT_ASKED)
+    reason = state.reason if _is_proved(state) else event.reason
+    return stay(replace(with_run(state, unready=event.reason), reason=reason), event.reason)
+
+
+def redescribed(state: UnitState, event: Redescribed, now: float) -> Step:
+    step = redescribe(state, event, now)
+    if step.state.spec.readiness is not None:
+        return step
+    state = with_run(step.state, unready="")
+    return step._replace(state=state) if _is_proved(state) else _proved(state, now, f"{step.reason}: {NOT_ASKED}")
+
+
+def _is_proved(state: UnitState) -> bool:
+    """Whether the probe has passed once, so that exec_start_post runs."""
+    return state.sub_state is SubState.START_POST
 
 
 # exec_start_post
 
 
-def _started(state: UnitState, now: float, reason: str) -> Step:
+def _proved(state: UnitState, now: float, reason: str) -> Step:
     if state.spec.exec_start_post:
         return run_hook(state, HookStage.START_POST, 0, now, reason)
     return _up(state, now, reason)

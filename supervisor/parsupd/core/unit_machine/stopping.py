@@ -118,7 +118,7 @@ def begin_end(state: UnitState, now: float, reason: str, *, cancel: bool = False
     A spawn that fails by itself is not cancelled: its report brings the lines that explain the failure.
     """
     run = the_run(state)
-    effects = _withdrawn(state)
+    effects = withdrawn(state)
     state = _not_ready(state, now)
     # What a oneshot has brought about stays, unless its file says otherwise: then this is its end.
     remains = completed(state) and run.ending is Ending.ITSELF and state.spec.remain_after_exit
@@ -135,7 +135,7 @@ def begin_end(state: UnitState, now: float, reason: str, *, cancel: bool = False
 
 def let_end(state: UnitState, now: float, reason: str) -> Step:
     """Without a signal: it ends by itself, and has the usual time for it."""
-    effects = _withdrawn(state)
+    effects = withdrawn(state)
     at = deadline(now, state.spec.timeout_stop_s)
     return move(_not_ready(state, now), SubState.STOPPING, now, reason, *effects, deadline_at=at)
 
@@ -144,7 +144,7 @@ def abort(state: UnitState, now: float, reason: str) -> Step:
     """It gives no sign of life: it may leave a dump of its stacks, before it is ended as everything else."""
     instance, generation = state.instance, state.generation
     cause = ExitCause.watchdog(reason)
-    effects = _withdrawn(state)
+    effects = withdrawn(state)
     if the_run(state).hook is not None:
         effects.append(EndHook(instance, generation, SIGKILL))
     effects.append(SignalMain(instance, generation, SIGABRT))
@@ -158,14 +158,13 @@ def abort(state: UnitState, now: float, reason: str) -> Step:
     )
 
 
-def _withdrawn(state: UnitState) -> list[UnitEffect]:
-    run = the_run(state)
-    return [Withdraw(state.instance, state.generation)] if run.uri and run.ready_at is not None else []
+def withdrawn(state: UnitState) -> list[UnitEffect]:
+    return [Withdraw(state.instance, state.generation)] if the_run(state).published else []
 
 
 def _not_ready(state: UnitState, now: float) -> UnitState:
     run = the_run(state)
-    return with_run(state, ready_s=0.0 if run.ready_at is None else now - run.ready_at, uri="")
+    return with_run(state, ready_s=0.0 if run.ready_at is None else now - run.ready_at, uri="", unready="")
 
 
 def _terminate(state: UnitState, now: float, reason: str, *effects: UnitEffect) -> Step:
