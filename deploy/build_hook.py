@@ -72,7 +72,9 @@ def completion(command: str, shell: str) -> str:
     """The script of click, which asks the command itself what there is."""
     kind = get_completion_class(shell)
     assert kind is not None, "SHELLS are those that click knows"
-    return kind(Command(command), {}, command, f"_{command.upper()}_COMPLETE").source()
+    text = kind(Command(command), {}, command, f"_{command.upper()}_COMPLETE").source()
+    # zsh loads the file at the first completion, and calls the function of the file's name from the second one on.
+    return text.replace(f"_{command}_completion", f"_{command}") if shell == "zsh" else text
 
 
 def generate(root: Path, version: str) -> None:

@@ -59,7 +59,9 @@ def completion(shell: str) -> None:
 
     script = get_completion_class(shell)
     assert script is not None, "SHELLS are those that click knows"
-    click.echo(script(cli, {}, "parsupctl", "_PARSUPCTL_COMPLETE").source())
+    text = script(cli, {}, "parsupctl", "_PARSUPCTL_COMPLETE").source()
+    # As deploy/build_hook.py does for what is installed, and says why.
+    click.echo(text.replace("_parsupctl_completion", "_parsupctl") if shell == "zsh" else text)
 
 
 for _command in (
