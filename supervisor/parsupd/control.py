@@ -84,7 +84,8 @@ class Supervisor:
     async def why(self, name: str) -> list[Info]:
         """What happened to each instance: its last incarnations with cause, decision and reason. Raises LookupError."""
         try:
-            return [self._with_next_run(described.why(why, self._wall)) for why in self._fleet.why(name)]
+            whys = self._fleet.why(name)
+            return [{**described.why(why, self._wall), **self._described(why.status)} for why in whys]
         except NoSuchUnitError as error:
             raise LookupError(str(error)) from None
 
@@ -207,7 +208,8 @@ class Supervisor:
             raise RuntimeError(str(error)) from None
         except TimeoutError:
             raise TimeoutError(f"not within {timeout_s:g} s; {progress}") from None
-        return described.roll(progress.restarted, progress.left, progress.failed, self._statuses(names), self._wall)
+        instances = map(self._described, self._statuses(names))
+        return described.roll(progress.restarted, progress.left, progress.failed, instances)
 
     @rpc
     async def reload_units(self, names: list[str], wait: bool = True, timeout_s: float | None = None) -> list[Info]:
@@ -296,7 +298,7 @@ class Supervisor:
         """
         statuses = self._statuses([name])
         unit = statuses[0].unit if statuses else name
-        return described.unit(self._fleet.specs[unit], statuses, self._wall)
+        return described.unit(self._fleet.specs[unit], map(self._described, statuses))
 
     @rpc
     async def kill(self, names: list[str], signal: int, main_only: bool = False) -> list[Info]:
@@ -310,7 +312,7 @@ class Supervisor:
         found = []
         for status in self._statuses(names):
             signalled = self._executor.kill(InstanceName.parse(status.name), status.generation, signal, main_only)
-            found.append({**described.instance(status, self._wall), "signalled": signalled})
+            found.append({**self._described(status), "signalled": signalled})
         return found
 
     @rpc
@@ -350,9 +352,8 @@ class Supervisor:
                     await self._executor.changed()
         except TimeoutError:
             raise _late(self._fleet.status(spec.name), timeout_s) from None
-        return described.run(
-            spec.name, statuses_of(self._fleet, spec.name), self._transients.end_of(spec.name), self._wall
-        )
+        instances = map(self._described, statuses_of(self._fleet, spec.name))
+        return described.run(spec.name, instances, self._transients.end_of(spec.name), self._wall)
 
     @rpc
     async def reexec(self, python: str = "") -> Info:

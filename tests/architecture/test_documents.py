@@ -4,6 +4,8 @@ import re
 
 from test_layers import LAYERS, ROOT
 
+from parsupd.core.unit_keys import UNIT_KEYS
+
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "tests" / "README.md"]
 
 
@@ -36,6 +38,16 @@ def test_the_tests_that_are_named_exist() -> None:
         assert name in files or any(
             test == name or (name.endswith("...") and test.startswith(stem)) for test in defined
         ), name
+    for name in re.findall(r"`([a-z]+/[\w/.]+\.py)`", text):
+        assert (ROOT / "tests" / name).exists(), name
+
+
+def test_each_key_of_a_unit_is_tried_with_a_real_process() -> None:
+    """By name, in a test that starts parsupd; delays by chance are left to the tests of the core."""
+    folders = [ROOT / "tests" / name for name in ("system", "crash", "machine")]
+    text = "\n".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
+    limits = {f"limit_{name}" for name in re.findall(r'"([a-z]+)"', text)}
+    assert {key for key in UNIT_KEYS if key not in text and key not in limits} == {"schedule_jitter_sec"}
 
 
 def test_the_changelog_has_the_version() -> None:

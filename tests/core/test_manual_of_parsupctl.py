@@ -34,7 +34,22 @@ def test_the_manual_has_all_options_of_a_command(name: str) -> None:
     assert listed <= {"--check"}.union(*options)
 
 
-@pytest.mark.parametrize("name", sorted(set(cli.commands) - {"completion", "logs", "import", "call"}))
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_each_option_says_what_it_means(name: str) -> None:
+    """In `--help`; and what stands for its value there is a word, not a type of the parser's library."""
+    for option in cli.commands[name].params:
+        if isinstance(option, click.Option):
+            assert option.help, option.opts
+            assert option.is_flag or option.metavar or isinstance(option.type, click.Choice), option.opts
+
+
+@pytest.mark.parametrize("name", sorted(set(cli.commands) - {"completion", "call", "shutdown"}))
+def test_every_command_that_has_a_result_gives_it_as_json(name: str) -> None:
+    """`--json`; the results of `call` are JSON always."""
+    assert any("--json" in parameter.opts for parameter in cli.commands[name].params)
+
+
+@pytest.mark.parametrize("name", sorted(set(cli.commands) - {"completion", "import"}))
 def test_every_command_that_asks_the_daemon_has_a_deadline(name: str) -> None:
     """`--timeout`, after its name."""
     assert any("--timeout" in parameter.opts for parameter in cli.commands[name].params)

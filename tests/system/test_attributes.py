@@ -16,6 +16,8 @@ from live_daemon import PROGRAMS, Info, daemon, simple
 from support import wait_until
 
 ROOT = Path(__file__).parents[2]
+LOW = ("memlock", "msgqueue", "nice", "rss", "rtprio", "rttime", "sigpending")
+"""Limits that a program does not notice."""
 NOBODY = pwd.getpwnam("nobody")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -44,16 +46,27 @@ def shown(folder: Path, **keys: Any) -> Info:
 
 def test_all_of_them_hold(tmp_path: Path) -> None:
     """Limits, priority, processors, score, umask and directory are as the file says, and the other limits as parsupd's."""
-    limits = {"nofile": [100, 200], "core": 0, "as": "4G", "cpu": 500, "stack": "4M", "fsize": [1 << 20, 1 << 30]}
+    limits = {
+        "nofile": [100, 200],
+        "core": 0,
+        "as": "4G",
+        "cpu": 500,
+        "stack": "4M",
+        "fsize": [1 << 20, 1 << 30],
+        "data": "3G",
+    }
     cpu = max(os.sched_getaffinity(0))
     keys = {"nice": 7, "cpu_affinity": [cpu], "oom_score_adj": 900, "umask": "027", "working_directory": "/usr"}
+    limits |= dict.fromkeys(LOW, 0)
     found = shown(tmp_path, **{f"limit_{name}": value for name, value in limits.items()}, **keys)
     assert found["limits"]["RLIMIT_NOFILE"] == [100, 200]
     assert found["limits"]["RLIMIT_CORE"] == [0, 0]
     assert found["limits"]["RLIMIT_AS"] == [4 << 30, 4 << 30]
     assert found["limits"]["RLIMIT_CPU"] == [500, 500]
     assert found["limits"]["RLIMIT_STACK"] == [4 << 20, 4 << 20]
+    assert found["limits"]["RLIMIT_DATA"] == [3 << 30, 3 << 30]
     assert found["limits"]["RLIMIT_FSIZE"] == [1 << 20, 1 << 30]
+    assert {name: found["limits"][f"RLIMIT_{name.upper()}"] for name in LOW} == {name: [0, 0] for name in LOW}
     assert (found["nice"], found["cpus"], found["oom"], found["umask"]) == (7, [cpu], 900, "27")
     assert found["cwd"] == "/usr"
     assert found["ids"] == [*os.getresuid(), *os.getresgid()]

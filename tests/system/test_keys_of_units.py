@@ -19,6 +19,8 @@ PARSUPCTL = str(Path(sys.executable).parent / "parsupctl")
 NULL: Info = {"stdout": "null"}
 SLOW: Info = {**NULL, "restart_sec": 1000, "restart_max_delay_sec": 1000}
 
+STEEP: Info = {**NULL, "restart_sec": 0.05, "restart_steps": 1, "restart_max_delay_sec": 1000}
+
 
 def once(code: str, folder: Path, name: str) -> str:
     """A script that ends so in its first life, and goes on in the second."""
@@ -53,10 +55,15 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
             start_limit_interval_sec=1,
             start_limit_action="slow-retry",
         ),
+        "growing": simple("exit 1", restart_reset_after_sec=60, **STEEP),
+        "forgetting": simple("exit 1", restart_reset_after_sec=0, **STEEP),
         "first": simple(f"sleep 0.2; echo first >> {folder}/order", type="oneshot", **NULL),
         "second": simple(f"echo second >> {folder}/order", type="oneshot", requires=["first:completed"], **NULL),
         "passing": simple("true", type="oneshot", remain_after_exit=False, **NULL),
         "failing": simple("exit 6", type="oneshot", remain_after_exit=False, enabled=False, **NULL),
+        "wanted": simple("exec sleep 600", enabled=False, **NULL),
+        "unasked": simple("exec sleep 600", enabled=False, **NULL),
+        "wanting": simple("exec sleep 600", wants=["wanted", "prevented"], after=["unasked"], **NULL),
         "aged": simple(
             "while :; do echo tick; sleep 0.05; done",
             stdout="file",
@@ -129,6 +136,17 @@ def test_why_tells_the_next_attempt_and_the_last_lines(running: Daemon) -> None:
     assert "next attempt in 16min" in ctl(running, "why", "waiting").stdout
 
 
+def test_delays_grow_and_are_forgotten(running: Daemon) -> None:
+    """From restart_sec to restart_max_delay_sec in restart_steps, and from the beginning after a run that was long enough."""
+    status = running.wait_for(
+        "growing@1", lambda status: status["generation"] == 2 and status["sub_state"] == "backoff"
+    )
+    assert status["reason"].endswith("next start in 1e+03 s")
+    running.wait_for("forgetting@1", lambda status: status["generation"] > 3)
+    reasons = [record["reason"] for record in running.records("unit_changed") if record["unit"] == "forgetting@1"]
+    assert {reason.partition("; ")[2] for reason in reasons} == {"", "next start in 0.05 s"}
+
+
 def test_a_start_limit_with_slow_retry(running: Daemon) -> None:
     """It does not fail: it is tried again when the window is over, until it comes up."""
     running.wait_for("slow@1", lambda status: status["generation"] > 3)
@@ -151,6 +169,14 @@ def test_completed_is_waited_for(running: Daemon) -> None:
     """A unit that requires `first:completed` begins when that has done its work."""
     running.wait_for("second@1", lambda status: status["sub_state"] == "exited")
     assert (running.folder / "order").read_text() == "first\nsecond\n"
+
+
+def test_what_is_wanted_comes_too_and_what_is_only_before_does_not(running: Daemon) -> None:
+    """`wants` starts another, and does not mind that it fails; `after` starts nothing."""
+    running.wait_for("wanting@1", lambda status: status["state"] == "active")
+    assert running.status("wanted@1")["state"] == "active"
+    assert running.status("prevented@1")["state"] == "failed"
+    assert (running.status("unasked@1")["state"], running.status("unasked@1")["generation"]) == ("inactive", 0)
 
 
 def test_a_oneshot_that_does_not_remain(running: Daemon) -> None:

@@ -117,6 +117,17 @@ def test_reload_by_the_unit_itself_and_by_command(tmp_path: Path) -> None:
             running.call("reload_units", ["s"])
 
 
+def test_more_time_is_granted_to_who_asks_for_it(tmp_path: Path) -> None:
+    """EXTEND_TIMEOUT_USEC: when another one with the same timeout_start_sec has failed, it may still become ready."""
+    asking = program("send:EXTEND_TIMEOUT_USEC=60000000", f"wait:{tmp_path}/go", "send:READY=1", timeout_start_sec=1)
+    silent = program(timeout_start_sec=1, restart="no")
+    with daemon(tmp_path, f"[unit.asking]\n{asking}\n[unit.silent]\n{silent}") as running:
+        assert ended(running, "silent") == "timed out: not ready within 1 s"
+        assert running.status("asking@1")["sub_state"] == "starting"
+        (tmp_path / "go").touch()
+        assert running.wait_for("asking@1", up)["generation"] == 1
+
+
 def test_stopping_by_itself(tmp_path: Path) -> None:
     """STOPPING=1 takes it out of the way before it ends, and its exit status is its own."""
     config = f"[unit.n]\n{program('send:READY=1', 'send:STOPPING=1', 'barrier', f'wait:{tmp_path}/go', 'exit:3', restart='no')}"

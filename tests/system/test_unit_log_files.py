@@ -153,8 +153,26 @@ def test_keys_of_log_files_change_under_a_running_unit(tmp_path: Path) -> None:
         assert ctl(running, "logs", "a", "-n", "2").stdout.count("tick") == 2
 
 
+def test_all_log_files_together_are_bounded(tmp_path: Path) -> None:
+    """all_logs_size holds for those of all units, whatever each of them may have."""
+    script = f"i=0; while [ $i -lt 3000 ]; do echo number $i {'x' * 100}; i=$((i+1)); done; echo done; exec sleep 600"
+    units = "".join(f"[unit.{name}]\n{simple(script, stdout='file', log_rotate_size='64K')}\n" for name in "ab")
+    with daemon(tmp_path, f"[parsupd]\nall_logs_size = '256K'\n{units}") as running:
+        wait_until(
+            lambda: all("done" in text_of(running, f"{name}@1") for name in "ab"), within_s=20, what="all is written"
+        )
+        logs = [path for path in (running.state / "logs").iterdir() if not path.is_symlink()]
+        wait_until(
+            lambda: sum(path.stat().st_size for path in logs if path.exists()) <= 256 << 10, what="the bound holds"
+        )
+
+
+POLICIES: list[dict[str, Any]] = [{"log_block_sec": 0.3}, {"log_full_policy": "drop"}]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
-def test_a_full_disk_costs_lines_and_says_how_many(tmp_path: Path) -> None:
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_a_full_disk_costs_lines_and_says_how_many(tmp_path: Path, policy: dict[str, Any]) -> None:
     """A unit goes on after its policy's time, and what was dropped is counted once there is room again."""
     logs = tmp_path / "state" / "logs"
     logs.mkdir(parents=True)
@@ -165,7 +183,7 @@ def test_a_full_disk_costs_lines_and_says_how_many(tmp_path: Path) -> None:
         script = (
             f"i=0; while [ $i -lt 9000 ]; do echo number $i {'x' * 100}; i=$((i+1)); done; echo $i >&2; exec sleep 600"
         )
-        keys = {"stdout": "file", "stderr": f"append:{tmp_path}/end", "log_block_sec": 0.3}
+        keys = {"stdout": "file", "stderr": f"append:{tmp_path}/end", **policy}
         with daemon(tmp_path, f"[unit.a]\n{simple(script, **keys)}") as running:
             wait_until(lambda: (tmp_path / "end").exists() and (tmp_path / "end").read_text(), within_s=20, what="end")
             assert "No space left" in running.records("unit_output_stuck")[0]["reason"]

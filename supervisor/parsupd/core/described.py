@@ -56,15 +56,14 @@ def roll(
     restarted: Iterable[InstanceName],
     left: Iterable[InstanceName],
     failed: tuple[InstanceName, str] | None,
-    statuses: Iterable[InstanceStatus],
-    wall: Wall,
+    instances: Iterable[Info],
 ) -> Info:
-    """How far a rolling restart has come."""
+    """How far a rolling restart has come, with the status of each instance."""
     return {
         "restarted": [str(name) for name in restarted],
         "left": [str(name) for name in left],
         "failed": None if failed is None else {"name": str(failed[0]), "reason": failed[1]},
-        "instances": [instance(status, wall) for status in statuses],
+        "instances": list(instances),
     }
 
 
@@ -93,8 +92,8 @@ def incarnation(ended: Incarnation, wall: Wall) -> Info:
     }
 
 
-def unit(spec: UnitSpec, statuses: Iterable[InstanceStatus], wall: Wall) -> Info:
-    """The description of a unit, key by key, and its instances."""
+def unit(spec: UnitSpec, instances: Iterable[Info]) -> Info:
+    """The description of a unit, key by key, and the status of its instances."""
     plain = defaults_of(spec.type)
     keys = [key for key in UNIT_KEYS if spec.type in ONLY_FOR.get(key, set(UnitType))]
     values = {key: getattr(spec, field_of(key)) for key in keys}
@@ -104,16 +103,16 @@ def unit(spec: UnitSpec, statuses: Iterable[InstanceStatus], wall: Wall) -> Info
         "transient": spec.transient,
         "keys": {key: shown(key, value) for key, value in values.items()},
         "defaults": [key for key, value in values.items() if key != "type" and value == getattr(plain, field_of(key))],
-        "instances": [instance(status, wall) for status in statuses],
+        "instances": list(instances),
     }
 
 
-def run(name: str, statuses: Iterable[InstanceStatus], ended: Why | None, wall: Wall) -> Info:
+def run(name: str, instances: Iterable[Info], ended: Why | None, wall: Wall) -> Info:
     """What came of a unit that was run."""
     last = ended.incarnations[-1] if ended is not None and ended.incarnations else None
     return {
         "unit": name,
-        "instances": [instance(status, wall) for status in statuses],
+        "instances": list(instances),
         "ended": None if ended is None else why(ended, wall),
         "exit_status": None if ended is None else 1 if last is None else last.cause.exit_status,
     }

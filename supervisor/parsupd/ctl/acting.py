@@ -188,7 +188,12 @@ def wait(context: click.Context, units: Sequence[str], state: str, timeout_s: fl
 
 @click.command(short_help="Stop everything.")
 @click.option(
-    "--exit-code", type=click.IntRange(0, 255), default=0, show_default=True, help="Exit status of the daemon."
+    "--exit-code",
+    metavar="N",
+    type=click.IntRange(0, 255),
+    default=0,
+    show_default=True,
+    help="Exit status of the daemon.",
 )
 @click.option("--wait", "wait_", is_flag=True, help="Return when the daemon has gone.")
 @timeout_option

@@ -45,7 +45,7 @@ class _Priority(click.ParamType):  # type: ignore[type-arg]  # not generic at ru
 @click.command(short_help="Show what units have said.")
 @click.argument("units", metavar="UNIT...", nargs=-1, required=True, shell_complete=complete_unit)
 @click.option("-f", "--follow", is_flag=True, help="Go on showing new lines, until Ctrl-C.")
-@click.option("-n", "--lines", "last", type=COUNT, help="Only the last N lines.  [with -f: 10]")
+@click.option("-n", "--lines", "last", metavar="N", type=COUNT, help="Only the last N lines.  [with -f: 10]")
 @click.option("--since", metavar="TIME", type=_Time(), help="Nothing before TIME.")
 @click.option("--until", metavar="TIME", type=_Time(), help="Nothing after TIME.")
 @click.option(

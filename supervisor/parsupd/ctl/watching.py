@@ -27,7 +27,7 @@ Event = dict[str, Any]
 @click.command(short_help="Show what has happened.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until Ctrl-C.")
 @click.option("--since", metavar="N", type=COUNT, help="Only events after number N.")
-@click.option("-n", "--lines", "last", type=COUNT, help="Only the last N.  [with -f: 10]")
+@click.option("-n", "--lines", "last", metavar="N", type=COUNT, help="Only the last N.  [with -f: 10]")
 @click.option(
     "-u",
     "--unit",
