@@ -69,7 +69,7 @@ def test_the_keys_of_what_is_read(running: Controlled) -> None:
     assert list(of(running, "list")[0]) == LISTED
     assert list(of(running, "names")[0]) == ["name", "uri", "metadata"]
     assert list(of(running, "info")) == [
-        "version", "pid", "runtime_dir", "token", "started", "restart_storm", "last_event", "socket",
+        "version", "pid", "runtime_dir", "token", "control_groups", "started", "restart_storm", "last_event", "socket",
     ]  # fmt: skip
     assert list(of(running, "events", "-n", "1"))[:5] == ["number", "at", "event", "unit", "instance"]
     wait_until(lambda: running.ctl("logs", "broken").stdout, what="its line is written")
