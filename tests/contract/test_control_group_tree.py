@@ -170,6 +170,7 @@ def test_controllers_that_there_are_are_enabled_and_taken_back(world: World) -> 
         assert tree_at(world.path, TOKEN).enabled == there
     tree.release()
     assert tree.enabled == frozenset()
+    assert shared.read_text() in ({"-memory", "-pids"} if isinstance(world, Fake) else {""})
 
 
 def test_limits(world: World) -> None:
