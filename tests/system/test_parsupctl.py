@@ -98,6 +98,7 @@ def test_list_json_has_the_promised_keys(shared: Controlled) -> None:
     assert alive(first["pid"])
     assert first["uri"].startswith("PYRO:pricing-1-")
     assert found[4]["pid"] is None
+    assert (found[0]["since"] > 1e9, found[5]["since"]) == (True, None)
     assert found[4]["uri"] == ""
 
 

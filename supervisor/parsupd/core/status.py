@@ -20,7 +20,7 @@ class InstanceStatus:
     target: Target
     active_state: ActiveState
     sub_state: SubState
-    since: float
+    since: float | None  # None: it is as it was when parsupd got to know it
     reason: str
     pid: int | None
     uri: str  # empty unless a worker is ready
@@ -53,7 +53,7 @@ def status_of(state: UnitState, held: StopLike | None, blockers: Collection[str]
         target=Target.DOWN if isinstance(held, StopOrder) else state.target,
         active_state=ACTIVE_STATE[state.sub_state],
         sub_state=state.sub_state,
-        since=state.since,
+        since=state.since or None,
         reason=reason,
         pid=None if state.run is None else state.run.pid,
         uri="" if state.run is None else state.run.published,

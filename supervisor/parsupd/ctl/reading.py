@@ -89,7 +89,7 @@ def list_(context: click.Context, timeout_s: float, as_json: bool) -> None:
     """List all instances of all units.
 
     With --json, an array with one object an instance: name, unit, type, state, sub_state, pid, generation, restarts,
-    since (Unix time), uri (empty unless a worker is ready).
+    since (Unix time; null when it was never touched), uri (empty unless a worker is ready).
 
     \b
     Examples:

@@ -219,7 +219,9 @@ def show(found: Info, now: float) -> str:
         else:
             text = f"{key} = {'inf' if value == 'inf' and key.endswith('_sec') else toml_text.value(value)}"
         lines.append(f"# {text}" if key in found["defaults"] and value is not None else text)
-    lines += [f"# {info['name']}: {state(info)} since {ago(info['since'], now)}" for info in found["instances"]]
+    for info in found["instances"]:
+        since = "" if info["since"] is None else f" since {ago(info['since'], now)}"
+        lines.append(f"# {info['name']}: {state(info)}{since}")
     return "\n".join(lines)
 
 
