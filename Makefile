@@ -16,7 +16,7 @@ test: setup-dev
 # A million records and as many lines through a real journald, which needs root, and a million lines into log files.
 soak: setup-dev
 	PARSUP_SOAK=1 $(BIN)/pytest -s tests/crash/test_log_lines.py
-	PARSUP_SOAK=1 $(BIN)/pytest -s -o faulthandler_timeout=0 tests/machine/test_journal_soak.py
+	PARSUP_SOAK=1 $(BIN)/pytest -s tests/machine/test_journal_soak.py
 
 lint: setup-dev
 	$(BIN)/ruff format --check .
