@@ -101,8 +101,16 @@ class Supervisor:
             follow: Go on with what comes, until parsupd ends.
             names: Only events of these units or instances, and that everything is being stopped.
             last: Only so many of those that are kept.
+
+        Raises LookupError for a name that neither a unit nor an event has, except to who follows: he may wait for it.
         """
         ring = self._executor.chronicle.events
+        if names and not follow:
+            _, kept = ring.since(ring.oldest)
+            seen = {name for entry in kept for name in (entry.unit, entry.instance)}
+            for name in names:
+                if name not in seen:
+                    self._statuses([name])
         at = ring.oldest if since is None else since
         if at > ring.last:  # it is of a parsupd that this one knows nothing of
             at = 0

@@ -52,6 +52,15 @@ def test_events_of_a_unit_since_a_number(running: Controlled) -> None:
     assert objects(running.ctl("events", "-u", "other", "-n", "2", "--json").stdout) == found[-2:]
 
 
+def test_events_of_a_unit_that_there_is_not(running: Controlled) -> None:
+    """Status 4 with the nearest name; one that has gone has had events."""
+    done = running.ctl("events", "-u", "othre")
+    assert (done.returncode, done.stderr) == (4, "parsupctl: no unit or instance 'othre'; did you mean 'other'?\n")
+    assert running.ctl("run", "--wait", "--name", "past", "-p", "stdout=null", "--", "true").returncode == 0
+    wait_until(lambda: running.ctl("status", "past").returncode == 4)
+    assert {event["unit"] for event in objects(running.ctl("events", "-u", "past", "--json").stdout)} == {"past"}
+
+
 def test_who_follows_sees_every_event_over_a_crash_of_parsupd(tmp_path: Path) -> None:
     """kill -9 and a new parsupd: the follower goes on with the next number, and ends when everything is stopped."""
     with live_daemon.daemon(tmp_path, UNIT.format("web").replace("false", "true")) as daemon:
