@@ -160,8 +160,13 @@ class Hosted:
                 await self._master.close()
         location = parse_uri(f"PYRO:{self._config.worker_id}@{self._config.location}").location
         if orphaned and isinstance(location, UnixLocation):
-            with contextlib.suppress(OSError):  # the last one of a dead master's workers removes the directory
-                os.rmdir(os.path.dirname(location.path))
+            from workerlib.shell.private_dir import is_of_one_process  # noqa: PLC0415 - starts do not pay for it
+
+            # The last one of a dead master's workers removes the directory; that of parsupd is the next one's, too.
+            folder = os.path.dirname(location.path)
+            if is_of_one_process(folder):
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
         return status
 
     def exit(self, status: int, why: str) -> None:

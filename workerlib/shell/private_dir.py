@@ -53,10 +53,16 @@ def process_dir() -> Path:
     return make_private(base / f"{os.getpid()}-{process.start_time(os.getpid())}")
 
 
+def is_of_one_process(folder: str) -> bool:
+    """Whether it was made by `process_dir`, so that nobody has a use for it after that process and its workers."""
+    pid, _, started = folder.rpartition("/")[2].partition("-")
+    return pid.isdigit() and started.isdigit()
+
+
 def _sweep(folder: Path) -> None:
-    pid, _, started = folder.name.partition("-")
-    if not (pid.isdigit() and started.isdigit()):
+    if not is_of_one_process(str(folder)):
         return
+    pid, _, started = folder.name.partition("-")
     with contextlib.suppress(ProcessLookupError):
         if process.start_time(int(pid)) == int(started):
             return
