@@ -7,13 +7,16 @@ import msgspec
 
 from parsupd.core import snapshot
 from parsupd.core.fleet import Fleet
-from parsupd.core.snapshot import ProcessRecord, Snapshot
-from parsupd.core.units import InstanceName, UnitSpec
+from parsupd.core.snapshot import Change, ProcessRecord, Snapshot
+from parsupd.core.units import Configuration, InstanceName, UnitSpec
 from parsupd.shell.state_file import StateFile
+
+LEAST_CHANGES = 1 << 16
+"""So many bytes of changes are appended, and as many as the snapshot has, before a new one is worth its time."""
 
 
 class Recorder:
-    """Writes a snapshot whenever something has changed; the one of an earlier parsupd can be read until then."""
+    """Writes whenever something has changed; the state of an earlier parsupd can be read until then."""
 
     def __init__(self, file: StateFile, boot_id: str, log: Any) -> None:
         self.processes: dict[InstanceName, ProcessRecord] = {}
@@ -24,13 +27,15 @@ class Recorder:
         self._boot_id = boot_id
         self._log = log
         self._serial = 0
-        self._raws: dict[InstanceName, msgspec.Raw] = {}
+        self._raws: dict[str, msgspec.Raw] = {}
         self._specs: dict[str, tuple[UnitSpec, msgspec.Raw]] = {}
+        self._whole: tuple[Configuration, bool] | None = None  # what the last snapshot has, besides instances
+        self._room = 0  # bytes that may be appended to it
         self._failing = False
 
     def load(self) -> Snapshot | None:
-        """The last snapshot of an earlier parsupd; None when there is none that is of use."""
-        found = [taken for data in self._file.candidates() if (taken := snapshot.decode(data, self._boot_id))]
+        """The last state of an earlier parsupd; None when there is none that is of use."""
+        found = [taken for parts in self._file.candidates() if (taken := snapshot.decode(parts, self._boot_id))]
         last = max(found, key=lambda taken: taken.serial, default=None)
         if last is not None:
             self._serial = last.serial
@@ -38,7 +43,8 @@ class Recorder:
         return last
 
     def save(self, fleet: Fleet, last_event: int) -> set[InstanceName]:
-        """Writes what has changed since the last time; nothing when nothing has. Blocks for well under a millisecond.
+        """Writes what has changed since the last time; nothing when nothing has. Blocks for some 50 µs as a rule, for
+        as long as a copy of everything takes when there is much to be written anew.
 
         Returns the instances that have.
 
@@ -49,26 +55,20 @@ class Recorder:
         if not touched and last_event == self.last_event:
             return touched
         self.last_event = last_event
+        changed: dict[str, msgspec.Raw] = {}
         for instance in touched:
+            name = str(instance)
             if fleet.has(instance):
                 state, held = fleet.state(instance)
                 process = self.processes.get(instance) if state.run is not None else None
-                self._raws[instance] = msgspec.Raw(snapshot.encode(snapshot.record(state, held, process)))
+                changed[name] = msgspec.Raw(snapshot.encode(snapshot.record(state, held, process)))
             else:
-                self._raws.pop(instance, None)
+                self._raws.pop(name, None)
+                self._whole = None
+        self._raws |= changed
         self._serial += 1
-        taken = Snapshot(
-            snapshot.FORMAT,
-            self._boot_id,
-            self._serial,
-            fleet.shutting_down,
-            dict(fleet.scaled),
-            self._encoded(fleet.specs),
-            list(self._raws.values()),
-            last_event,
-        )
         try:
-            self._file.save(snapshot.encode(taken))
+            self._append(fleet, changed)
         except OSError as error:
             if not self._failing:
                 self._log.error("state_not_saved", reason=str(error))
@@ -76,6 +76,39 @@ class Recorder:
         else:
             self._failing = False
         return touched
+
+    def _append(self, fleet: Fleet, changed: dict[str, msgspec.Raw]) -> None:
+        """Appends the change where that is all there is to say. Raises OSError."""
+        whole = self._whole
+        if whole is not None and whole[0] is fleet.configuration and whole[1] == fleet.shutting_down:
+            data = snapshot.encode(Change(self._serial, self.last_event, changed))
+            self._room -= len(data)
+            if self._room >= 0:
+                try:
+                    self._file.append(data)
+                except OSError:  # it is full, or was removed: a new one says more of that, or helps
+                    pass
+                else:
+                    return
+        self._write_anew(fleet)
+
+    def _write_anew(self, fleet: Fleet) -> None:
+        """Raises OSError; the next time it is tried again."""
+        self._whole = None
+        taken = Snapshot(
+            snapshot.FORMAT,
+            self._boot_id,
+            self._serial,
+            fleet.shutting_down,
+            dict(fleet.scaled),
+            self._encoded(fleet.specs),
+            self._raws,
+            self.last_event,
+        )
+        data = snapshot.encode(taken)
+        self._file.save(data)
+        self._whole = (fleet.configuration, fleet.shutting_down)
+        self._room = max(len(data), LEAST_CHANGES)
 
     def _encoded(self, specs: Mapping[str, UnitSpec]) -> dict[str, msgspec.Raw]:
         """Encodes the descriptions that are others than last time: with a thousand units, all take 2 ms."""

@@ -526,10 +526,10 @@ class Machine(RuleBasedStateMachine):
                 False,
                 {},
                 {name: Raw(snapshot.encode(spec)) for name, spec in self.fleet.specs.items()},
-                [*map(Raw, records)],
+                {str(name): Raw(record) for name, record in zip(instances, records, strict=True)},
             )
         )
-        found = snapshot.decode(data, "b")
+        found = snapshot.decode([data], "b")
         assert found is not None
         specs = found.specs()
         restored = [

@@ -5,7 +5,7 @@ import pytest
 
 from parsupd.core import snapshot
 from parsupd.core.recovery import Fate, Found, command_of, judge, runs_command, strays
-from parsupd.core.snapshot import InstanceRecord, ProcessRecord, Snapshot
+from parsupd.core.snapshot import Change, InstanceRecord, ProcessRecord, Snapshot
 from parsupd.core.unit_state import Run, UnitState
 from parsupd.core.units import InstanceName, SubState, UnitSpec, UnitType
 
@@ -74,18 +74,42 @@ def test_a_snapshot_is_of_one_boot_and_format() -> None:
         False,
         {},
         {"a": msgspec.Raw(snapshot.encode(UnitSpec(name="a")))},
-        [msgspec.Raw(snapshot.encode(record))],
+        {"a@1": msgspec.Raw(snapshot.encode(record))},
     )
     data = snapshot.encode(taken)
-    found = snapshot.decode(data, "boot")
+    found = snapshot.decode([data], "boot")
     assert found is not None
     assert (found.serial, found.specs(), found.records()) == (7, {"a": UnitSpec(name="a")}, [record])
-    assert snapshot.decode(data, "another") is None
-    assert snapshot.decode(data[:-1], "boot") is None
-    assert snapshot.decode(b"", "boot") is None
-    assert snapshot.decode(snapshot.encode(msgspec.structs.replace(taken, format=0)), "boot") is None
-    damaged = msgspec.structs.replace(taken, instances=[msgspec.Raw(snapshot.encode({"name": 1}))])
-    assert snapshot.decode(snapshot.encode(damaged), "boot") is None
+    assert snapshot.decode([data], "another") is None
+    assert snapshot.decode([data[:-1]], "boot") is None
+    assert snapshot.decode([b""], "boot") is None
+    assert snapshot.decode([], "boot") is None
+    assert snapshot.decode([snapshot.encode(msgspec.structs.replace(taken, format=0))], "boot") is None
+    damaged = msgspec.structs.replace(taken, instances={"a@1": msgspec.Raw(snapshot.encode({"name": 1}))})
+    assert snapshot.decode([snapshot.encode(damaged)], "boot") is None
+
+
+def test_changes_follow_the_snapshot_that_they_were_made_after() -> None:
+    """The last word about each instance counts, up to a gap: what comes after that is of an older snapshot."""
+
+    def raw(generation: int) -> dict[str, msgspec.Raw]:
+        record = msgspec.structs.replace(a_record(run=None), generation=generation)
+        return {"a@1": msgspec.Raw(snapshot.encode(record))}
+
+    units = {"a": msgspec.Raw(snapshot.encode(UnitSpec(name="a")))}
+    whole = snapshot.encode(Snapshot(snapshot.FORMAT, "boot", 7, False, {}, units, raw(1), 70))
+    changes = [snapshot.encode(Change(serial, serial * 10, raw(serial - 6))) for serial in (8, 9, 11)]
+
+    def found(*parts: bytes) -> tuple[int, int, list[int]]:
+        taken = snapshot.decode(parts, "boot")
+        assert taken is not None
+        return taken.serial, taken.last_event, [record.generation for record in taken.records()]
+
+    assert found(whole) == (7, 70, [1])
+    assert found(whole, *changes) == (9, 90, [3])
+    assert found(whole, changes[1]) == (7, 70, [1])
+    new = {"a@2": msgspec.Raw(snapshot.encode(msgspec.structs.replace(a_record(run=None), name="a@2")))}
+    assert found(whole, snapshot.encode(Change(8, 71, new))) == (8, 71, [1, 3])
 
 
 def test_a_command_is_taken_over_only_when_the_record_has_it() -> None:

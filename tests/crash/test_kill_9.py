@@ -14,7 +14,7 @@ from live_daemon import WORKER, Daemon, Info, assert_nothing_left, daemon, simpl
 from support import alive, process_state, wait_until
 
 from parsupd.core import snapshot
-from parsupd.shell import leftovers
+from parsupd.shell import leftovers, state_file
 from workerlib import blocking
 from workerlib.shell import process
 
@@ -190,7 +190,7 @@ def test_a_reused_pid_is_neither_adopted_nor_signalled(tmp_path: Path) -> None:
 
 def give_pid_to(state: Path, old: int, new: int) -> None:
     """Rewrites the record as if the kernel had given the old process's pid to another one."""
-    taken = snapshot.decode(state.read_bytes(), process.boot_id())
+    taken = snapshot.decode(state_file.split(state.read_bytes()), process.boot_id())
     assert taken is not None
     records = [
         msgspec.structs.replace(
@@ -201,8 +201,8 @@ def give_pid_to(state: Path, old: int, new: int) -> None:
         for record in taken.records()
     ]
     assert old in [record.process.pid for record in taken.records()]
-    raws = [msgspec.Raw(snapshot.encode(record)) for record in records]
-    state.write_bytes(snapshot.encode(msgspec.structs.replace(taken, instances=raws)))
+    raws = {record.name: msgspec.Raw(snapshot.encode(record)) for record in records}
+    state.write_bytes(state_file.joined(snapshot.encode(msgspec.structs.replace(taken, instances=raws))))
 
 
 def test_hand_over(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 Instants are of the monotonic clock, which goes on over the end of a process but not over that of the boot: a snapshot
 of another boot is of no use, and neither are the pids in it. Incarnations are kept, the story of an instance is not.
+
+A snapshot has everything, and changes follow it: with a thousand units, all of them are as much as a transition costs
+otherwise, and more once they have a history.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -13,7 +16,7 @@ from parsupd.core.events import DependencyFailed, RestartOrder, StopOrder
 from parsupd.core.unit_state import Run, UnitState
 from parsupd.core.units import Failure, Incarnation, InstanceName, SubState, Target, UnitSpec
 
-FORMAT = 1
+FORMAT = 2
 """Raised when bytes of an older parsupd cannot be read any more; those are then as good as none."""
 
 Held = StopOrder | RestartOrder | DependencyFailed
@@ -59,7 +62,7 @@ class InstanceRecord(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """Everything. `serial` grows with each one that is written: the highest is the last."""
+    """Everything. `serial` grows with each one, and each change, that is written: the highest is the last."""
 
     format: int
     boot_id: str
@@ -68,8 +71,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     scaled: dict[str, int]
     units: dict[str, msgspec.Raw]
     """Encoded `UnitSpec`s by name, of all units that have instances or are configured."""
-    instances: list[msgspec.Raw]
-    """Encoded `InstanceRecord`s. Most records and specs are the same in each snapshot, and are encoded once."""
+    instances: dict[str, msgspec.Raw]
+    """Encoded `InstanceRecord`s by name. Most are the same in each snapshot, as specs are, and are encoded once."""
     last_event: int = 0
     """The number of the last event that somebody may have been told of: no number is used twice."""
 
@@ -79,7 +82,15 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     def records(self) -> list[InstanceRecord]:
         """The instances, decoded."""
-        return [_decode_instance(raw) for raw in self.instances]
+        return [_decode_instance(raw) for raw in self.instances.values()]
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What is different from the snapshot, or change, with the serial before this one: nothing but some instances."""
+
+    serial: int
+    last_event: int
+    instances: dict[str, msgspec.Raw]
 
 
 def record(state: UnitState, held: Held | None, process: ProcessRecord | None) -> InstanceRecord:
@@ -141,14 +152,27 @@ encode = msgspec.msgpack.Encoder().encode
 _decode_spec = msgspec.msgpack.Decoder(UnitSpec).decode
 _decode_instance = msgspec.msgpack.Decoder(InstanceRecord).decode
 _decode = msgspec.msgpack.Decoder(Snapshot).decode
+_decode_change = msgspec.msgpack.Decoder(Change).decode
 
 
-def decode(data: bytes, boot_id: str) -> Snapshot | None:
-    """The snapshot in these bytes; None for bytes of another boot or format, and for what is none at all."""
+def decode(parts: Sequence[bytes], boot_id: str) -> Snapshot | None:
+    """The snapshot in the first of these parts, with the changes in the others.
+
+    Changes that do not follow it are of an earlier one. None for bytes of another boot or format, and for what is none
+    at all.
+    """
     try:
-        snapshot = _decode(data)
+        snapshot = _decode(parts[0])
+        instances = dict(snapshot.instances)
+        serial, last_event = snapshot.serial, snapshot.last_event
+        for change in map(_decode_change, parts[1:]):
+            if change.serial != serial + 1:
+                break
+            serial, last_event = change.serial, change.last_event
+            instances |= change.instances
+        snapshot = msgspec.structs.replace(snapshot, serial=serial, last_event=last_event, instances=instances)
         snapshot.specs()
         snapshot.records()
-    except msgspec.MsgspecError:
+    except (IndexError, msgspec.MsgspecError):
         return None
     return snapshot if snapshot.format == FORMAT and snapshot.boot_id == boot_id else None
