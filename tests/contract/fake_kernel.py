@@ -122,8 +122,8 @@ class FakeKernel(Kernel):
     def forget_children(self) -> None:
         self._ended = int
 
-    def reap(self) -> tuple[ChildExited, ...]:
-        gone = [each for each in self._table.values() if each.parent == DAEMON and each.ended is not None]
+    def reap(self, most: int) -> tuple[ChildExited, ...]:
+        gone = [each for each in self._table.values() if each.parent == DAEMON and each.ended is not None][:most]
         for each in gone:
             self.reap_of(each.pid)
         return tuple(ChildExited(each.pid, each.ended) for each in gone if each.ended is not None)

@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import functools
+import math
 import os
 import resource
 import signal
@@ -100,10 +101,10 @@ def boot_id() -> str:
     return _read("/proc/sys/kernel/random/boot_id").strip()
 
 
-def reap() -> tuple[ChildExited, ...]:
-    """Reaps every child that has exited. Only for a process in which nobody else waits for children."""
+def reap(most: float = math.inf) -> tuple[ChildExited, ...]:
+    """Reaps every child that has exited, or so many. Only for a process in which nobody else waits for children."""
     exits: list[ChildExited] = []
-    while True:
+    while len(exits) < most:
         try:
             result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
@@ -126,7 +127,7 @@ def threads_running() -> int:
 
 def children() -> frozenset[int]:
     """Pids of the children of this process, zombies included. The process must have one thread."""
-    return frozenset(int(pid) for pid in _read(f"/proc/self/task/{os.getpid()}/children").split())
+    return frozenset(map(int, _read(f"/proc/self/task/{os.getpid()}/children").split()))
 
 
 def with_variable(name: str, value: str) -> frozenset[int]:

@@ -30,12 +30,17 @@ from parsupd.core.attributes import Limit
 from parsupd.shell.cgroup import Group, Tree
 from parsupd.shell.kernel import Kernel
 from parsupd.shell.leftovers import Tag
+from parsupd.shell.orphans import Orphans
 from parsupd.shell.preparing import Preparation, Step, limit_step
+from workerlib.core.daemonizing import ChildExited
 from workerlib.core.daemonizing import ExitCause as Exit
 
 FIRST_FD = 3
 """Where the descriptors begin that a program is passed."""
 
+
+MOST_REAPED = 8
+"""So many exits are taken in one turn of the loop, of which others want to have a part."""
 
 LOOKS = 3
 """How often a process is looked for that may be a step of a daemon's double fork, and gone when it is seen."""
@@ -82,7 +87,8 @@ class Children:
         self._tree = tree
         self._children: dict[int, Child] = {}
         self._former: dict[int, Child] = {}  # main processes that others have succeeded, until they are reaped
-        self._orphans: dict[int, Tag | None] = {}
+        self._waited_for: dict[int, Child] = {}  # members that are reaped here: those that wait for them
+        self._orphans = Orphans(self._kernel, self._children.keys(), self._loop.call_soon)
         self._strangers: set[Child] = set()
         self._inherited = set(self._kernel.children())  # of an earlier program of this process, whatever that was
         self._files = Limit(*resource.getrlimit(resource.RLIMIT_NOFILE))
@@ -146,7 +152,7 @@ class Children:
 
     def adopt(self, pid: int, tag: Tag | None = None) -> Child:
         """Takes over a process that is, or will be, re-parented to the daemon; it must not have been reaped yet."""
-        self._orphans.pop(pid, None)
+        self._orphans.drop(pid)
         return self._add(pid, self._kernel.group_of(pid), None, tag)
 
     def take_over(self, pid: int, started: int, group: int, pidfd: int | None = None, tag: Tag | None = None) -> Child:
@@ -220,27 +226,46 @@ class Children:
     # Reaping
 
     def _reap(self) -> None:
-        """Takes every exit that is there; then looks at the groups that somebody may have left."""
-        for gone in self._kernel.reap():
-            self._orphans.pop(gone.pid, None)
+        """Takes exits that are there; then looks at the groups that somebody may have left."""
+        taken = self._kernel.reap(MOST_REAPED)
+        if len(taken) == MOST_REAPED:
+            self._loop.call_soon(self._reap)
+        concerned: dict[Child, None] = {}  # ordered set
+        for gone in taken:
+            self._orphans.drop(gone.pid)
             self._inherited.discard(gone.pid)
             child = self._children.pop(gone.pid, None)
             if child is None:  # an orphan that was re-parented to the daemon
-                former = self._former.pop(gone.pid, None)
-                if former is not None and former.popen is not None:
-                    former.popen.returncode = gone.cause.status
-                for stranger in self._strangers:
-                    if stranger.pid == gone.pid and not stranger.exited.done():
-                        stranger.exited.set_result(gone.cause)
-                continue
-            if child.popen is not None:
-                child.popen.returncode = gone.cause.status  # Popen's destructor shall not wait for this pid
-            if not child.exited.done():
-                child.exited.set_result(gone.cause)
-            self._check_group(child)
+                self._orphan_gone(gone)
+                if (child := self._waited_for.get(gone.pid)) is not None:
+                    self._drop_member(child, gone.pid)
+            else:
+                if child.popen is not None:
+                    child.popen.returncode = gone.cause.status  # Popen's destructor shall not wait for this pid
+                if not child.exited.done():
+                    child.exited.set_result(gone.cause)
+            if child is not None:
+                concerned[child] = None
+        self._orphans.outdate()  # one list is enough for all that they have left behind
+        for child in concerned:
+            self._judge_group(child)
+
+    def _orphan_gone(self, gone: ChildExited) -> None:
+        former = self._former.pop(gone.pid, None)
+        if former is not None and former.popen is not None:
+            former.popen.returncode = gone.cause.status
+        for stranger in self._strangers:
+            if stranger.pid == gone.pid and not stranger.exited.done():
+                stranger.exited.set_result(gone.cause)
 
     def _check_group(self, child: Child) -> None:
-        """Completes `group_empty`, or waits for those that are left, each by its pidfd, without polling."""
+        """Completes `group_empty`, or waits for those that are left, without polling."""
+        if child.exited.done():
+            self._orphans.outdate()
+            self._judge_group(child)
+
+    def _judge_group(self, child: Child) -> None:
+        """The same by a list of the orphans that was made after the last end that is known."""
         if child.group_empty.done() or not child.exited.done():
             return
         inside = frozenset[int]().union(*(self._inside(child, group) for group in child.groups))
@@ -261,7 +286,10 @@ class Children:
         except ProcessLookupError:
             return
         child.members[pid] = pidfd
-        self._loop.add_reader(pidfd, self._member_gone, child, pid)
+        if pid in self._orphans:
+            self._waited_for[pid] = child  # it is reaped here: its pidfd would tell of it before
+        else:
+            self._loop.add_reader(pidfd, self._member_gone, child, pid)
         if signum:
             with contextlib.suppress(ProcessLookupError):
                 self._kernel.send(pidfd, signum)
@@ -271,12 +299,13 @@ class Children:
         self._check_group(child)
 
     def _drop_member(self, child: Child, pid: int) -> None:
+        self._waited_for.pop(pid, None)
         pidfd = child.members.pop(pid)
         self._loop.remove_reader(pidfd)
         os.close(pidfd)
 
     def _inside(self, child: Child, group: int) -> frozenset[int]:
-        """The living members of one of its groups.
+        """The members of one of its groups: those that live, and those that are not reaped here yet.
 
         Nobody is told when the last one leaves a group for one of its own, nor what happens while no parsupd is there;
         from then on its number is anybody's. So where none is in it that is certainly the unit's, only those count
@@ -284,7 +313,9 @@ class Children:
         """
         if not self._kernel.group_exists(group):
             return frozenset()
-        found = self._kernel.group_members(group)
+        # To look at all processes takes 20 ms where there are a thousand; what we have started came to us, or is below.
+        near: frozenset[int] = frozenset() if child.adopted else self._orphans.within(group)
+        found = near or self._kernel.group_members(group)
         if self._is_known(child, group):  # after the look: so it was its own then
             return found
         return frozenset(pid for pid in found if self._is_ours(child, pid))
@@ -307,7 +338,8 @@ class Children:
         """Living processes of the child's unit that are in none of its groups.
 
         A process that forks and ends while it is looked for hands its child to us before it is seen to have ended: so
-        who has come to us meanwhile is looked at, too.
+        where there was any, who has come to us meanwhile is looked at, too. Of a main process that lives, such a child
+        is found when that has ended.
         """
         if child.tag is None:
             return frozenset()
@@ -315,19 +347,14 @@ class Children:
             tagged = self._kernel.tagged
             looks = (self._look_outside(child, inside, tagged(child.tag) | _grouped(child)) for _ in range(LOOKS))
             return next((found for found in looks if found), frozenset())
-        mine: frozenset[int] = frozenset()
-        found = self._look_outside(child, inside, grouped) if (grouped := _grouped(child)) else grouped
-        while new := self._kernel.children() - mine:
-            mine |= new
-            ours = mine - self._children.keys()
-            self._orphans = {
-                pid: self._orphans[pid] if pid in self._orphans else self._kernel.tag_of(pid) for pid in ours
-            }
-            roots = frozenset(pid for pid, tag in self._orphans.items() if tag == child.tag)
-            # One that is just ending has no environment any more, and may still have children that do.
-            silent = frozenset(pid for pid, tag in self._orphans.items() if tag is None)
-            roots |= frozenset(pid for pid in self._kernel.descendants(silent) if self._kernel.tag_of(pid) == child.tag)
-            found |= self._look_outside(child, inside, roots)
+        found = self._look_outside(child, inside, _grouped(child))
+        seen: frozenset[int] = frozenset()
+        while new := self._orphans.all() - seen:
+            seen |= new
+            if not self._orphans.may_lead_to(child.tag):
+                break
+            found |= self._look_outside(child, inside, self._orphans.of(child.tag))
+            self._orphans.outdate()
         return found
 
     def _look_outside(self, child: Child, inside: frozenset[int], roots: frozenset[int]) -> frozenset[int]:
@@ -352,7 +379,8 @@ class Children:
 
     def roots(self, child: Child) -> list[int]:
         """Of those that the main process has left behind, the ones that have no living parent among them."""
-        return [pid for pid in sorted(child.members) if self._kernel.parent_of(pid) not in child.members]
+        alive = filter(self._kernel.is_running, sorted(child.members))
+        return [pid for pid in alive if self._kernel.parent_of(pid) not in child.members]
 
     def succeed(self, child: Child, pid: int) -> bool:
         """Makes another process of the unit its main one: `child.exited` is a new future from then on.
@@ -379,7 +407,7 @@ class Children:
         child.exited = self._loop.create_future()
         if pid in self._kernel.children():
             os.close(pidfd)
-            self._orphans.pop(pid, None)
+            self._orphans.drop(pid)
             self._children[pid] = child
         else:
             child.pidfd = pidfd

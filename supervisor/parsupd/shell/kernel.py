@@ -41,9 +41,9 @@ class Kernel:
         """Has nothing called any more."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
-    def reap(self) -> tuple[ChildExited, ...]:
-        """Takes the exits of all children that have ended."""
-        return process.reap()
+    def reap(self, most: int) -> tuple[ChildExited, ...]:
+        """Takes the exits of children that have ended, of so many at most."""
+        return process.reap(most)
 
     def children(self) -> frozenset[int]:
         """Pids of the children of this process, zombies included."""
