@@ -439,7 +439,7 @@ class Supervisor:
     def _make(self, names: Iterable[str]) -> None:
         """Makes what is not there, and what there is a template for."""
         for name in names:
-            if name not in self._fleet.specs and template_of(name) in self._fleet.configuration.templates:
+            if template_of(name) in self._fleet.configuration.templates and name not in self._fleet.specs:
                 try:
                     self._reloader.make(name)
                 except NotReloadedError as error:

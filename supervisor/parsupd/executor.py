@@ -1,14 +1,15 @@
 """Carries out what the fleet decides, and reports to it what happens. No decisions here.
 
-Every report and command goes through `feed`, one after the other: an effect that fails at once only queues its report.
+Every report and command goes through `feed`, which decides at once; what follows is done in its turn.
 """
 
 import asyncio
 import os
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ from parsupd.shell.preparing import PreparedLauncher, Step, steps_for
 from parsupd.shell.stack_files import StackFiles
 from parsupd.shell.store import open_output
 from parsupd.shell.unit_sockets import UnitSockets
+from parsupd.turns import Turns
 from parsupd.variables import failure_variables, program_path
 from parsupd.watches import Watches
 from parsupd.watching import ProbeDoor, Surroundings, Watchers
@@ -107,20 +109,24 @@ class Executor:
         self.watches = Watches()
         self.chronicle = Chronicle(log, recorder.last_event)
         self._loop = asyncio.get_running_loop()
+        self._turns = Turns(self._save, self._loop.call_soon, time.monotonic)
         self._children = doors.children
         self._kept = doors.kept
         self._names = doors.names
         self._masters = doors.masters
         self._place = place
         self._token = token_of(place.runtime_dir)
+        self._inherited = dict(os.environ)  # of which each look at each variable takes a microsecond
+        self._program_path = program_path(os.environ)
         self._recorder = recorder
         self._sockets = doors.sockets
         self._log = log
         self._outputs = doors.outputs
         self.schedules = Schedules(fleet, self.feed, log)
-        self._queue: deque[told.FleetEvent] = deque()
-        self._feeding = True  # until `open`
+        self._waiting: list[told.FleetEvent] = []
+        self._held = True  # until `open`
         self._timer: asyncio.TimerHandle | None = None
+        self._armed_at = 0.0
         self._spawns: dict[tuple[InstanceName, int], asyncio.Task[None]] = {}
         runtime = place.runtime_dir
         self._stacks = StackFiles(runtime / "stacks")
@@ -133,40 +139,27 @@ class Executor:
         self._watchers = Watchers(fleet, self._probe_door, self.feed)
         self._hooks = Hooks(doors.children, self._spawn_hook, self.feed)
         self._changed: list[asyncio.Future[None]] = []
-        self._touched: set[InstanceName] = set()  # since those who wait were told
 
     # Events
 
     def feed(self, event: told.FleetEvent) -> None:
-        """Gives the fleet one event and carries out what follows. Raises what the fleet raises for a bad command."""
-        self._queue.append(event)
-        if not self._feeding:
-            self._work_off()
+        """Has the fleet decide about an event, and puts that on record; what follows is done in the turns that come.
 
-    def _work_off(self) -> None:
-        self._feeding = True
-        try:
-            while self._queue:
-                event = self._queue.popleft()
-                effects = self.fleet.handle(event, self._loop.time())
-                if any(isinstance(effect, do.Spawn | do.RunHook) for effect in effects):
-                    # On record before it is done: no generation is ever used twice, whenever this process ends.
-                    self._save()
-                for effect in effects:
-                    self._carry_out(effect)
-                    if isinstance(effect, do.Changed):
-                        self._watchers.follow(effect.instance)
-                        self.limits.follow(effect.instance)
-                if isinstance(event, told.Reconfigure):
-                    self._outputs.configure(self.specs())
-                    self.limits.renew()
-                    self._watchers.renew()
-        finally:
-            self._feeding = False
-        self._save()
+        Raises what the fleet raises for a bad command.
+        """
+        if self._held:
+            self._waiting.append(event)
+            return
+        effects = self.fleet.handle(event, self._loop.time())
+        touched = self._save()
+        if isinstance(event, told.Reconfigure):
+            self._outputs.configure(self.specs())
+            self.limits.renew()
+            self._watchers.renew()
         self.schedules.follow()
         self._arm()
-        self._tell_waiters()
+        # Last, those who wait: who hears that a unit is down shall not find its sockets open.
+        self._turns.add([*(partial(self._carry_out, effect) for effect in effects), partial(self._tell, touched)])
 
     def open(self, events: Iterable[told.FleetEvent], *, begin: bool) -> None:
         """Starts the work, with these events before any that have been fed meanwhile.
@@ -176,8 +169,9 @@ class Executor:
         if self.handed_over:  # before it came to this: all of it is for the next one
             return
         self._kept.drop_the_rest()
-        self._queue.extendleft(reversed([*events, told.DeadlineReached()]))
-        self._work_off()
+        self._held = False
+        for event in (*events, told.DeadlineReached(), *self._waiting):
+            self.feed(event)
         if begin and not self.fleet.shutting_down:
             self.feed(told.StartDefault())
         self.opened.set()
@@ -192,7 +186,8 @@ class Executor:
 
         Nothing more is decided, while the last answers are given to those who have asked.
         """
-        self._feeding = True  # and for ever: what is seen from now on is for the next one to see
+        self._turns.finish()
+        self._held = True  # and for ever: what is seen from now on is for the next one to see
         self.handed_over = True
         self.opened.set()
         self.close()
@@ -207,17 +202,22 @@ class Executor:
     def note(self, event: str, **fields: Any) -> None:
         """Something about parsupd itself, for the log and the events."""
         self.chronicle.note(event, **fields)
-        self._save()
-        self._tell_waiters()
+        self._tell(self._save())
 
     def _arm(self) -> None:
+        at = self.fleet.next_deadline()
         if self._timer is not None:
+            if at == self._armed_at:
+                return
             self._timer.cancel()
             self._timer = None
-        at = self.fleet.next_deadline()
         if at is not None:
             # One turn of the loop later than the deadline: reports that are at hand are fed before it is judged.
-            self._timer = self._loop.call_at(at, self._loop.call_soon, self.feed, told.DeadlineReached())
+            self._armed_at, self._timer = at, self._loop.call_at(at, self._loop.call_soon, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self.feed(told.DeadlineReached())
 
     async def changed(self) -> None:
         """Waits until something about any instance has changed."""
@@ -225,11 +225,11 @@ class Executor:
         self._changed.append(waiter)
         await waiter
 
-    def _save(self) -> None:
-        self._touched |= self._recorder.save(self.fleet, self.chronicle.events.last)
+    def _save(self) -> set[InstanceName]:
+        """What has changed since the last time."""
+        return self._recorder.save(self.fleet, self.chronicle.events.last)
 
-    def _tell_waiters(self) -> None:
-        touched, self._touched = self._touched, set()
+    def _tell(self, touched: Collection[InstanceName]) -> None:
         self.watches.tell(touched)
         waiters, self._changed = self._changed, []
         for waiter in waiters:
@@ -266,11 +266,9 @@ class Executor:
                 self._names.publish(str(instance), uri, tags)
             case do.Withdraw(instance):
                 self._names.withdraw(str(instance))
-            case do.Changed(instance, new=new) if new in AT_REST:
+            case do.Changed():
                 self.chronicle.tell(effect)
-                self.notices.close(instance)
-                self._close_sockets(instance.unit)
-                self.schedules.ended(instance.unit)
+                self._follow_change(effect)
             case do.AllDown(exit_code):
                 self.done.set_result(exit_code)
             case _:
@@ -293,22 +291,22 @@ class Executor:
             identity = accounts.identity(spec)
             environment = self._environment(spec, instance, generation, identity)
             environment |= self._told_to(spec, instance, generation, identity)
-            spec = replace(spec, working_directory=accounts.at_home(spec.working_directory, identity))
+            spec = _at_home(spec, identity)
             steps = [*self.limits.steps(spec), *steps_for(spec, identity)]
             if spec.type is UnitType.WORKER:
                 streams = self._outputs.redirects(spec, instance, generation)
                 options = self._worker_options(spec, instance, environment, streams)
                 uid = os.geteuid() if identity is None else identity.uid
                 task = self._loop.create_task(self._spawn_worker(instance, generation, options, uid, steps))
-                task.add_done_callback(lambda _task: streams.close())
+                task.add_done_callback(partial(self._worker_spawned, instance, generation, streams))
                 self._spawns[instance, generation] = task
                 return
             child = self._start_program(spec, instance, spec.exec, environment, steps, tag)
         except (OSError, UsageError, ConfigurationError, AccountError) as error:
-            self._queue.append(told.SpawnFailed(instance, generation, ExitCause.spawn_failed(str(error))))
+            self.feed(told.SpawnFailed(instance, generation, ExitCause.spawn_failed(str(error))))
             return
-        self._queue.append(told.Spawned(instance, generation, child.pid))
         self._lives.follow(instance, generation, child, launcher=spec.type is UnitType.FORKING)
+        self.feed(told.Spawned(instance, generation, child.pid))  # on record with the process
         self.limits.follow(instance)
 
     def _tag(self, instance: InstanceName, generation: int, hook: str = "") -> Tag:
@@ -332,7 +330,7 @@ class Executor:
         try:
             self._hooks.run(effect, self.fleet.spec(instance), main_pid)
         except (OSError, UsageError, ConfigurationError, AccountError) as error:
-            self._queue.append(told.HookEnded(instance, generation, ExitCause.spawn_failed(str(error))))
+            self.feed(told.HookEnded(instance, generation, ExitCause.spawn_failed(str(error))))
 
     def _spawn_hook(
         self, spec: UnitSpec, effect: do.RunHook, argv: tuple[str, ...], environment: Mapping[str, str]
@@ -341,14 +339,14 @@ class Executor:
         instance, generation = effect.instance, effect.generation
         identity = accounts.identity(spec)
         environment = {**self._environment(spec, instance, generation, identity), **environment}
-        spec = replace(spec, working_directory=accounts.at_home(spec.working_directory, identity))
+        spec = _at_home(spec, identity)
         tag = self._tag(instance, generation, environment[HOOK])
         return self._start_program(spec, instance, argv, environment, steps_for(spec, identity), tag)
 
     def _environment(
         self, spec: UnitSpec, instance: InstanceName, generation: int, identity: Identity | None
     ) -> dict[str, str]:
-        environment = program_path(os.environ) | ({} if identity is None else identity.environment)
+        environment = {**self._program_path, **({} if identity is None else identity.environment)}
         for path in spec.environment_file:
             environment |= parse_environment(path.removeprefix("-"), read_environment(path))
         return {
@@ -363,6 +361,16 @@ class Executor:
             **failure_variables(self.fleet.state(instance)[0].failure),
         }
 
+    def _follow_change(self, change: do.Changed) -> None:
+        """What runs is watched; what is at rest needs nothing more."""
+        instance = change.instance
+        if change.new in AT_REST:
+            self.notices.close(instance)
+            self._close_sockets(instance.unit)
+            self.schedules.ended(instance.unit)
+        self._watchers.follow(instance)
+        self.limits.follow(instance)
+
     def _probe_door(self, instance: InstanceName, generation: int, uri: str) -> ProbeDoor:
         """Programs of probes are started as those of the unit are."""
 
@@ -371,7 +379,7 @@ class Executor:
             identity = accounts.identity(spec)
             environment = self._environment(spec, instance, generation, identity)
             environment["PARSUP_PROBED"] = str(instance.number)
-            there = replace(spec, working_directory=accounts.at_home(spec.working_directory, identity))
+            there = _at_home(spec, identity)
             return there, environment, steps_for(there, identity)
 
         return ProbeDoor(self._children, uri, surroundings)
@@ -395,7 +403,7 @@ class Executor:
             opened.enter_context(self.limits.starting(tag, spec))
             return self._children.spawn(
                 argv,
-                env={**os.environ, **environment},
+                env={**self._inherited, **environment},
                 cwd=spec.working_directory,
                 umask=spec.umask,
                 stdout=stdout,
@@ -460,6 +468,14 @@ class Executor:
             on_failure=lambda error: self._log.error("worker_failed", unit=str(instance), error=str(error)),
         )
 
+    def _worker_spawned(
+        self, instance: InstanceName, generation: int, streams: Redirects, task: "asyncio.Task[None]"
+    ) -> None:
+        streams.close()
+        self._spawns.pop((instance, generation), None)
+        if task.cancelled():  # before it had begun
+            self.feed(told.SpawnFailed(instance, generation, ExitCause.spawn_failed("cancelled")))
+
     async def _spawn_worker(
         self, instance: InstanceName, generation: int, options: SpawnOptions, uid: int, steps: Sequence[Step]
     ) -> None:
@@ -498,7 +514,6 @@ class Executor:
         finally:
             for fd in opened:
                 os.close(fd)
-            self._spawns.pop((instance, generation), None)
 
     def _forget(self, adopted: list[Child], tag: Tag) -> None:
         for child in adopted:
@@ -584,6 +599,12 @@ class Executor:
         self._lives.close()
         self._sockets.release()
         self._outputs.close()
+
+
+def _at_home(spec: UnitSpec, identity: Identity | None) -> UnitSpec:
+    """The description with the directory that "~" means."""
+    folder = accounts.at_home(spec.working_directory, identity)
+    return spec if folder == spec.working_directory else replace(spec, working_directory=folder)
 
 
 def _owner(pid: int) -> int | None:

@@ -123,6 +123,7 @@ LAYERS = {
     "parsupd.daemon": 5,
     "parsupd.reloading": 5,
     "parsupd.transients": 5,
+    "parsupd.turns": 5,
     "parsupd.watches": 5,
     "parsupd.replacing": 5,
     "parsupd.control": 5,

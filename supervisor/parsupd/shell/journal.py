@@ -179,4 +179,4 @@ def _wrap(sink: object, *processors: Any) -> Any:
         sink,
         processors=[structlog.processors.add_log_level, *processors],
         wrapper_class=structlog.make_filtering_bound_logger(20),
-    )
+    ).bind()  # else each record would be bound anew
