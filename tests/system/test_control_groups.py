@@ -223,6 +223,7 @@ def test_limits_of_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     try:
         status = parsupd.wait_for("a@1", in_state("running"))
         assert status["limits"] == {"memory_max": "cgroup", "tasks_max": "cgroup"}
+        assert parsupd.call("show", "a")["instances"][0]["limits"] == status["limits"]
         parsupd.wait_for("b@1", in_state("running"))
         assert [(tree / name / "memory.max").read_text() for name in ("a@1.1", "b@1.1")] == [str(64 << 20), ""]
         (tmp_path / "parsupd.toml").write_text(

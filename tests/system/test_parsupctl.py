@@ -182,7 +182,7 @@ def test_status_json_follows_the_keys_of_list(shared: Controlled) -> None:
     (entry,) = json.loads(shared.ctl("status", "pricing@2", "--json").stdout)
     listed = json.loads(shared.ctl("list", "--json").stdout)[1]
     assert {key: entry[key] for key in listed} == {**listed, "since": entry["since"]}
-    assert set(entry) - set(listed) == {"description", "target", "reason", "next_run_at"}
+    assert set(entry) - set(listed) == {"description", "target", "reason", "next_run_at", "limits"}
 
 
 def test_why_tells_how_the_last_run_ended(shared: Controlled) -> None:
