@@ -8,23 +8,20 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from parsupd.chronicle import Chronicle
 from parsupd.core import effects as do
 from parsupd.core import events as told
-from parsupd.core.addresses import SOCKET
 from parsupd.core.fleet import Fleet
 from parsupd.core.recovery import Found
 from parsupd.core.roster import NoSuchUnitError
 from parsupd.core.snapshot import ProcessRecord
 from parsupd.core.tally import AT_REST
-from parsupd.core.unitfile import ConfigurationError, parse_environment
+from parsupd.core.unitfile import ConfigurationError
 from parsupd.core.units import (
     SIGNAL_NAMES,
     ExitCause,
@@ -39,29 +36,24 @@ from parsupd.limits import Limits
 from parsupd.lives import Lives
 from parsupd.masters import Masters
 from parsupd.notices import Notices
-from parsupd.outputs import Outputs, Redirects
+from parsupd.outputs import Outputs
 from parsupd.recorder import Recorder
 from parsupd.scheduling import Schedules
-from parsupd.shell import accounts
-from parsupd.shell.accounts import AccountError, Identity
+from parsupd.shell.accounts import AccountError
 from parsupd.shell.cgroup import Tree
 from parsupd.shell.children import Child, Children
-from parsupd.shell.config_files import read_environment
 from parsupd.shell.kept_processes import KeptProcesses
-from parsupd.shell.leftovers import HOOK, TOKEN, Tag, token_of
+from parsupd.shell.leftovers import HOOK, Tag, token_of
 from parsupd.shell.nameserver import Names
-from parsupd.shell.preparing import PreparedLauncher, Step, steps_for
+from parsupd.shell.preparing import Step
 from parsupd.shell.stack_files import StackFiles
-from parsupd.shell.store import open_output
 from parsupd.shell.unit_sockets import UnitSockets
+from parsupd.surroundings import Finder, Surroundings
 from parsupd.turns import Turns
-from parsupd.variables import failure_variables, program_path
 from parsupd.watches import Watches
-from parsupd.watching import ProbeDoor, Surroundings, Watchers
-from workerlib import Master, Redirect, ShutdownOn, SpawnError, UsageError
-from workerlib.core.uri import parse_uri
-from workerlib.redirects import Target as RedirectTarget
-from workerlib.spawn_options import SpawnOptions, WorkerRecord
+from parsupd.watching import ProbeDoor, Watchers
+from parsupd.workers import Workers
+from workerlib import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +105,9 @@ class Executor:
         self._children = doors.children
         self._kept = doors.kept
         self._names = doors.names
-        self._masters = doors.masters
-        self._place = place
         self._token = token_of(place.runtime_dir)
         self._inherited = dict(os.environ)  # of which each look at each variable takes a microsecond
-        self._program_path = program_path(os.environ)
+        self._surroundings = Finder(fleet, doors.outputs, place.runtime_dir, self._token)
         self._recorder = recorder
         self._sockets = doors.sockets
         self._log = log
@@ -127,7 +117,6 @@ class Executor:
         self._held = True  # until `open`
         self._timer: asyncio.TimerHandle | None = None
         self._armed_at = 0.0
-        self._spawns: dict[tuple[InstanceName, int], asyncio.Task[None]] = {}
         runtime = place.runtime_dir
         self._stacks = StackFiles(runtime / "stacks")
         self._lives = Lives(doors.children, doors.kept, recorder.processes, self._stacks, self.feed, log)
@@ -135,6 +124,17 @@ class Executor:
         self.notices.on_main_changed = self._lives.change_main
         self.limits = Limits(fleet, doors.children, doors.tree, self._lives.main, self.feed, log)
         self._lives.explain = self.limits.explain
+        self._workers = Workers(
+            fleet,
+            doors.children,
+            doors.masters,
+            doors.outputs,
+            self._lives,
+            self.limits,
+            recorder.processes,
+            self.feed,
+            log,
+        )
         self._lives.on_exit = self.notices.take
         self._watchers = Watchers(fleet, self._probe_door, self.feed)
         self._hooks = Hooks(doors.children, self._spawn_hook, self.feed)
@@ -179,7 +179,7 @@ class Executor:
     @property
     def is_spawning(self) -> bool:
         """Whether a worker is just being started."""
-        return bool(self._spawns)
+        return self._workers.any_under_way
 
     async def hand_over(self, last_answers: Awaitable[None]) -> None:
         """Ends this executor's work but no unit: what runs goes on, for a parsupd that adopts it. `done` gives 0.
@@ -191,10 +191,7 @@ class Executor:
         self.handed_over = True
         self.opened.set()
         self.close()
-        spawns = list(self._spawns.values())
-        for task in spawns:
-            task.cancel()
-        await asyncio.gather(*spawns, return_exceptions=True)
+        await self._workers.cancel_all()
         await last_answers
         if not self.done.done():
             self.done.set_result(0)
@@ -244,8 +241,7 @@ class Executor:
             case do.Spawn(instance, generation):
                 self._spawn(instance, generation)
             case do.CancelSpawn(instance, generation):
-                if (task := self._spawns.get((instance, generation))) is not None:
-                    task.cancel()
+                self._workers.cancel(instance, generation)
             case do.SignalGroup() | do.SignalMain() | do.EndHook():
                 self._signal(effect)
             case do.RunHook():
@@ -286,40 +282,31 @@ class Executor:
                 self._children.signal_main(main, signum, resume=True)
 
     def _spawn(self, instance: InstanceName, generation: int) -> None:
-        spec, tag = self.fleet.spec(instance), self._tag(instance, generation)
+        tag = self._tag(instance, generation)
         try:
-            identity = accounts.identity(spec)
-            environment = self._environment(spec, instance, generation, identity)
-            environment |= self._told_to(spec, instance, generation, identity)
-            spec = _at_home(spec, identity)
-            steps = [*self.limits.steps(spec), *steps_for(spec, identity)]
-            if spec.type is UnitType.WORKER:
-                streams = self._outputs.redirects(spec, instance, generation)
-                options = self._worker_options(spec, instance, environment, streams)
-                uid = os.geteuid() if identity is None else identity.uid
-                task = self._loop.create_task(self._spawn_worker(instance, generation, options, uid, steps))
-                task.add_done_callback(partial(self._worker_spawned, instance, generation, streams))
-                self._spawns[instance, generation] = task
+            around = self._surroundings(instance, generation)
+            around = around._replace(variables=around.variables | self._told_to(instance, generation, around))
+            steps = [*self.limits.steps(around.spec), *around.steps]
+            if around.spec.type is UnitType.WORKER:
+                self._workers.spawn(tag, around, steps)
                 return
-            child = self._start_program(spec, instance, spec.exec, environment, steps, tag)
+            child = self._start_program(tag, around.spec.exec, around, steps)
         except (OSError, UsageError, ConfigurationError, AccountError) as error:
             self.feed(told.SpawnFailed(instance, generation, ExitCause.spawn_failed(str(error))))
             return
-        self._lives.follow(instance, generation, child, launcher=spec.type is UnitType.FORKING)
+        self._lives.follow(instance, generation, child, launcher=around.spec.type is UnitType.FORKING)
         self.feed(told.Spawned(instance, generation, child.pid))  # on record with the process
         self.limits.follow(instance)
 
     def _tag(self, instance: InstanceName, generation: int, hook: str = "") -> Tag:
         return Tag(self._token, instance, generation, hook)
 
-    def _told_to(
-        self, spec: UnitSpec, instance: InstanceName, generation: int, identity: Identity | None
-    ) -> dict[str, str]:
+    def _told_to(self, instance: InstanceName, generation: int, around: Surroundings) -> dict[str, str]:
         """Where it may say how it is."""
-        if not spec.listens_for_notices:
+        if not around.spec.listens_for_notices:
             return {}
-        found = self.notices.open(instance, generation, spec, None if identity is None else identity.uid)
-        if spec.type is UnitType.WORKER:
+        found = self.notices.open(instance, generation, around.spec, around.uid)
+        if around.spec.type is UnitType.WORKER:
             found["PARSUP_STACK_FILE"] = self._stacks.path(instance, generation)
         return found
 
@@ -332,34 +319,12 @@ class Executor:
         except (OSError, UsageError, ConfigurationError, AccountError) as error:
             self.feed(told.HookEnded(instance, generation, ExitCause.spawn_failed(str(error))))
 
-    def _spawn_hook(
-        self, spec: UnitSpec, effect: do.RunHook, argv: tuple[str, ...], environment: Mapping[str, str]
-    ) -> Child:
+    def _spawn_hook(self, effect: do.RunHook, argv: tuple[str, ...], variables: Mapping[str, str]) -> Child:
         """As its main process is started: for the same user, with the same limits."""
-        instance, generation = effect.instance, effect.generation
-        identity = accounts.identity(spec)
-        environment = {**self._environment(spec, instance, generation, identity), **environment}
-        spec = _at_home(spec, identity)
-        tag = self._tag(instance, generation, environment[HOOK])
-        return self._start_program(spec, instance, argv, environment, steps_for(spec, identity), tag)
-
-    def _environment(
-        self, spec: UnitSpec, instance: InstanceName, generation: int, identity: Identity | None
-    ) -> dict[str, str]:
-        environment = {**self._program_path, **({} if identity is None else identity.environment)}
-        for path in spec.environment_file:
-            environment |= parse_environment(path.removeprefix("-"), read_environment(path))
-        return {
-            **environment,
-            **spec.environment,
-            **self._outputs.variables(spec, instance),
-            "PARSUP_UNIT": instance.unit,
-            "PARSUP_INSTANCE": str(instance.number),
-            "PARSUP_GENERATION": str(generation),
-            "PARSUP_SOCKET": str(self._place.runtime_dir / SOCKET),
-            TOKEN: self._token,
-            **failure_variables(self.fleet.state(instance)[0].failure),
-        }
+        around = self._surroundings(effect.instance, effect.generation)
+        around = around._replace(variables={**around.variables, **variables})
+        tag = self._tag(effect.instance, effect.generation, variables[HOOK])
+        return self._start_program(tag, argv, around, around.steps)
 
     def _follow_change(self, change: do.Changed) -> None:
         """What runs is watched; what is at rest needs nothing more."""
@@ -373,28 +338,10 @@ class Executor:
 
     def _probe_door(self, instance: InstanceName, generation: int, uri: str) -> ProbeDoor:
         """Programs of probes are started as those of the unit are."""
+        return ProbeDoor(self._children, uri, partial(self._surroundings, instance, generation))
 
-        def surroundings() -> Surroundings:
-            spec = self.fleet.spec(instance)
-            identity = accounts.identity(spec)
-            environment = self._environment(spec, instance, generation, identity)
-            environment["PARSUP_PROBED"] = str(instance.number)
-            there = _at_home(spec, identity)
-            return there, environment, steps_for(there, identity)
-
-        return ProbeDoor(self._children, uri, surroundings)
-
-    # Programs
-
-    def _start_program(
-        self,
-        spec: UnitSpec,
-        instance: InstanceName,
-        argv: tuple[str, ...],
-        environment: Mapping[str, str],
-        steps: Sequence[Step],
-        tag: Tag,
-    ) -> Child:
+    def _start_program(self, tag: Tag, argv: tuple[str, ...], around: Surroundings, steps: Sequence[Step]) -> Child:
+        spec, instance = around.spec, tag.instance
         with ExitStack() as opened:
             stdout = self._outputs.open(spec, instance, tag.generation, 1)
             opened.callback(os.close, stdout)
@@ -403,7 +350,7 @@ class Executor:
             opened.enter_context(self.limits.starting(tag, spec))
             return self._children.spawn(
                 argv,
-                env={**self._inherited, **environment},
+                env={**self._inherited, **around.variables},
                 cwd=spec.working_directory,
                 umask=spec.umask,
                 stdout=stdout,
@@ -443,93 +390,6 @@ class Executor:
         """Where what an instance writes is: in the journal, in a directory of log files, in files of its own."""
         return self._outputs.kept(self.fleet.spec(instance))
 
-    # Workers
-
-    def _worker_options(
-        self, spec: UnitSpec, instance: InstanceName, environment: Mapping[str, str], streams: Redirects
-    ) -> SpawnOptions:
-        by_name = isinstance(spec.init, Mapping)
-        return SpawnOptions(
-            reference=spec.worker,
-            name=str(instance),
-            args=() if by_name else list(spec.init),
-            kwargs=dict(spec.init) if by_name else {},
-            shutdown_on=ShutdownOn.HEARTBEATER_CONNECTION_TIMEOUT,
-            stdout=streams.stdout,
-            stderr=streams.stderr,
-            cd=spec.working_directory or "/",
-            umask=spec.umask,
-            env=environment,
-            python=spec.python or None,
-            connection_timeout_s=spec.timeout_start_s,
-            spawn_timeout_s=spec.timeout_start_s,
-            lease_s=self.fleet.configuration.daemon.lease_s,
-            on_stderr=lambda name, line: self._log.warning(f"[WORKER {name} STDERR]: {line}", unit=name),
-            on_failure=lambda error: self._log.error("worker_failed", unit=str(instance), error=str(error)),
-        )
-
-    def _worker_spawned(
-        self, instance: InstanceName, generation: int, streams: Redirects, task: "asyncio.Task[None]"
-    ) -> None:
-        streams.close()
-        self._spawns.pop((instance, generation), None)
-        if task.cancelled():  # before it had begun
-            self.feed(told.SpawnFailed(instance, generation, ExitCause.spawn_failed("cancelled")))
-
-    async def _spawn_worker(
-        self, instance: InstanceName, generation: int, options: SpawnOptions, uid: int, steps: Sequence[Step]
-    ) -> None:
-        adopted: list[Child] = []
-        opened: list[int] = []
-        tag, spec = self._tag(instance, generation), self.fleet.spec(instance)
-        try:
-            options = msgspec.structs.replace(
-                options, on_registered=lambda record: adopted.append(self._children.adopt(record.pid, tag))
-            )
-            if steps or self.limits.tree:
-                launcher = PreparedLauncher(self._children.watch, steps, lambda: self.limits.starting(tag, spec))
-                options = _prepared(options, launcher, opened)
-            record, _ = await (await self._masters.of(uid)).spawn(options)
-        except (SpawnError, UsageError, OSError) as error:
-            cause, lines = _spawn_failure(error)
-            self._forget(adopted, tag)
-            self.feed(told.SpawnFailed(instance, generation, cause, lines))
-        except asyncio.CancelledError:
-            self._forget(adopted, tag)
-            self.feed(told.SpawnFailed(instance, generation, ExitCause.spawn_failed("cancelled")))
-        except Exception as error:  # noqa: BLE001 - whatever it is, a unit must not stay `starting` for ever
-            self._log.exception("spawn_crashed", unit=str(instance))
-            self._forget(adopted, tag)
-            self.feed(told.SpawnFailed(instance, generation, ExitCause.spawn_failed(repr(error))))
-        else:
-            child = adopted[0]
-            self._recorder.processes[instance] = ProcessRecord(
-                child.pid, child.started, child.group, record.worker_id, record.token, str(record.uri)
-            )
-            self.feed(told.Spawned(instance, generation, child.pid))
-            self.feed(told.Ready(instance, generation, str(record.uri)))
-            self._lives.follow(instance, generation, child)
-            self.limits.follow(instance)
-            self._watch_readiness(instance, generation, record, child)
-        finally:
-            for fd in opened:
-                os.close(fd)
-
-    def _forget(self, adopted: list[Child], tag: Tag) -> None:
-        for child in adopted:
-            self._children.disown(child)
-        self.limits.abandon(tag)
-
-    def _watch_readiness(self, instance: InstanceName, generation: int, record: WorkerRecord, child: Child) -> None:
-        lost = record.lost
-        assert lost is not None
-
-        def on_lost(future: "asyncio.Future[str]") -> None:
-            if not child.exited.done():
-                self.feed(told.ReadinessLost(instance, generation, future.result()))
-
-        lost.add_done_callback(on_lost)
-
     # Adoption
 
     def adopt(self, instance: InstanceName, generation: int, process: ProcessRecord, published: str) -> None:
@@ -548,45 +408,16 @@ class Executor:
         self.limits.follow(instance)
         if spec.listens_for_notices:
             self.notices.open(instance, generation, spec, None if child.exited.done() else _owner(process.pid))
-        if process.worker_id and not child.exited.done():
-            location = parse_uri(process.uri).location
-            master = self._masters.at(location)
-            try:
-                record = master.expect(process.worker_id, str(instance), process.token, location, process.pid)
-            except ProcessLookupError:
-                return  # it has ended just now, which is about to be seen
-            if published:
-                self._carry_out(do.Publish(instance, generation, published))
-            waiting = self._loop.create_task(self._await_worker(instance, generation, master, record, child))
-            self._spawns[instance, generation] = waiting
+        if not process.worker_id or child.exited.done():
+            return
+        if self._workers.expect(tag, process, child) and published:
+            self._carry_out(do.Publish(instance, generation, published))
 
     def adopt_command(self, instance: InstanceName, found: Found) -> None:
         """Takes over one of the unit's commands that an earlier parsupd has started."""
         tag = self._tag(instance, found.generation, found.hook)
         child = self._children.take_over(found.pid, found.started, found.group, None, tag)
         self._hooks.follow(instance, found.generation, child)
-
-    async def _await_worker(
-        self, instance: InstanceName, generation: int, master: Master, record: WorkerRecord, child: Child
-    ) -> None:
-        """Waits for an adopted worker's registration, or for its end."""
-        assert record.registered is not None
-        lease_s = self.fleet.configuration.daemon.lease_s
-        try:
-            either: set[asyncio.Future[Any]] = {record.registered, child.exited}
-            await asyncio.wait(either, timeout=lease_s, return_when=asyncio.FIRST_COMPLETED)
-            if child.exited.done():
-                master.forget(record)
-                return
-            starting = self.fleet.state(instance)[0].sub_state is SubState.STARTING
-            if record.registered.done():
-                if starting:
-                    self.feed(told.Ready(instance, generation, str(record.uri)))
-                self._watch_readiness(instance, generation, record, child)
-            elif not starting:  # a start has its own timeout
-                self.feed(told.ReadinessLost(instance, generation, f"it has not registered within {lease_s:g} s"))
-        finally:
-            self._spawns.pop((instance, generation), None)
 
     def close(self) -> None:
         """Stops the timer and lets go of the streams. Only after `done`."""
@@ -601,12 +432,6 @@ class Executor:
         self._outputs.close()
 
 
-def _at_home(spec: UnitSpec, identity: Identity | None) -> UnitSpec:
-    """The description with the directory that "~" means."""
-    folder = accounts.at_home(spec.working_directory, identity)
-    return spec if folder == spec.working_directory else replace(spec, working_directory=folder)
-
-
 def _owner(pid: int) -> int | None:
     try:
         return Path(f"/proc/{pid}").stat().st_uid
@@ -615,19 +440,3 @@ def _owner(pid: int) -> int | None:
 
 
 def _nothing() -> None: ...
-
-
-def _prepared(options: SpawnOptions, launcher: PreparedLauncher, opened: list[int]) -> SpawnOptions:
-    """The options for a worker that may become another user: its files are opened here, as nobody else might."""
-    streams: dict[str, Redirect] = {}
-    for name, redirect in (("stdout", options.stdout), ("stderr", options.stderr)):
-        if redirect.target is RedirectTarget.APPEND:
-            opened.append(open_output(redirect.path))
-            streams[name] = Redirect.descriptor(opened[-1])
-    return msgspec.structs.replace(options, launcher=launcher, **streams)
-
-
-def _spawn_failure(error: SpawnError | UsageError | OSError) -> tuple[ExitCause, tuple[str, ...]]:
-    if isinstance(error, SpawnError):
-        return ExitCause.spawn_failed(f"{error.cause} (stage reached: {error.stage.value})"), error.stderr
-    return ExitCause.spawn_failed(str(error)), ()

@@ -16,7 +16,7 @@ from parsupd.shell.children import Child, Children
 from parsupd.shell.leftovers import HOOK
 from workerlib.core.daemonizing import ExitCause as Exit
 
-Spawner = Callable[[UnitSpec, RunHook, tuple[str, ...], Mapping[str, str]], Child]
+Spawner = Callable[[RunHook, tuple[str, ...], Mapping[str, str]], Child]
 """Starts a program for a generation of an instance, with more variables in its environment."""
 
 
@@ -36,7 +36,7 @@ class Hooks:
         if main_pid is not None:
             environment["MAINPID"] = str(main_pid)
         argv = spec.hooks(effect.stage)[effect.index].exec
-        self.follow(effect.instance, effect.generation, self._spawn(spec, effect, argv, environment))
+        self.follow(effect.instance, effect.generation, self._spawn(effect, argv, environment))
 
     def follow(self, instance: InstanceName, generation: int, child: Child) -> None:
         """Reports its end when nothing of it is left."""

@@ -5,7 +5,7 @@ Each probe has one timer for its next deadline. What there is nothing to watch o
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import workerlib
@@ -15,17 +15,14 @@ from parsupd.core.fleet import Fleet
 from parsupd.core.probe import Ask, Failed, GiveUp, Passed, Probing, StillFails, Verdict
 from parsupd.core.probe_keys import Probe
 from parsupd.core.unit_state import UnitState
-from parsupd.core.units import AT_WORK, InstanceName, SubState, UnitSpec
+from parsupd.core.units import AT_WORK, InstanceName, SubState
 from parsupd.shell import probes
 from parsupd.shell.children import Children
-from parsupd.shell.preparing import Step
+from parsupd.surroundings import Surroundings
 from workerlib.core.uri import Uri, parse_uri
 from workerlib.server import DAEMON
 
 STARTED = AT_WORK | {SubState.START_PROBE, SubState.START_POST}
-
-Surroundings = tuple[UnitSpec, Mapping[str, str], Sequence[Step]]
-"""What a process of the unit is started with; see the executor."""
 
 
 class ProbeDoor:
@@ -39,13 +36,13 @@ class ProbeDoor:
     async def __call__(self, probe: Probe) -> None:
         """Returns for a good answer, and raises for any other. When it is cancelled, nothing is left."""
         if probe.exec:
-            spec, environment, steps = self._surroundings()
+            spec, _, variables, steps = self._surroundings()
             # Not as a process of the run: a parsupd that comes after ends it instead of adopting it.
-            variables = {**os.environ, **environment, "PARSUP_INSTANCE": ""}
+            apart = {"PARSUP_PROBED": variables["PARSUP_INSTANCE"], "PARSUP_INSTANCE": ""}
             await probes.ask_program(
                 self._children,
                 probe.exec,
-                env=variables,
+                env={**os.environ, **variables, **apart},
                 cwd=spec.working_directory,
                 umask=spec.umask,
                 steps=steps,

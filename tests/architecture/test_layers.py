@@ -110,6 +110,8 @@ LAYERS = {
     "parsupd.lives": 5,
     "parsupd.hooks": 5,
     "parsupd.notices": 5,
+    "parsupd.surroundings": 5,
+    "parsupd.workers": 5,
     "parsupd.executor": 5,
     "parsupd.recorder": 5,
     "parsupd.masters": 5,
