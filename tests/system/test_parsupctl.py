@@ -138,6 +138,29 @@ def test_a_terminal_gets_colours(shared: Controlled, args: tuple[str, ...]) -> N
     assert "\x1b" not in shared.ctl(*args).stdout
 
 
+def test_top_is_live_on_a_terminal(shared: Controlled) -> None:
+    """All rows, again and again, on the other screen, until Ctrl-C, which is how it is meant to end: status 0."""
+    leader, follower = pty.openpty()
+    output = b""
+    try:
+        command = [PARSUPCTL, "top", "--delay", "0.1"]
+        with subprocess.Popen(command, env=shared.env(), stdin=follower, stdout=follower, stderr=follower) as process:
+            os.close(follower)
+            while output.count(b"\x1b[H\x1b[J") < 3:
+                output += os.read(leader, 65536)
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(OSError):
+                while data := os.read(leader, 65536):
+                    output += data
+    finally:
+        os.close(leader)
+    assert process.returncode == 0
+    assert output.startswith(b"\x1b[?1049h")
+    assert output.endswith(b"\x1b[?1049l")
+    first = output.split(b"\x1b[H\x1b[J")[1].decode()
+    assert all(name in first for name in ("pricing@1", "pricing@2", "web@1", "broken@1", "slow@1", "never@1")), first
+
+
 def test_status_of_one_instance_reads_like_systemctl(shared: Controlled) -> None:
     """Title, file, type, state with since when, reason, pid, what its processes take."""
     text = shared.ctl("status", "web").stdout

@@ -60,8 +60,8 @@ def screen(live: bool) -> Iterator[None]:
 def top(headers: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence[str]) -> None:
     """A table that takes the place of the one before; on a terminal only as many rows as it has."""
     if on_terminal():
-        height = os.get_terminal_size(1).lines
-        rows, colours = rows[: height - 2], colours[: height - 2]
+        fit = (os.get_terminal_size(1).lines or len(rows) + 2) - 2  # a terminal that nobody has given a size has 0
+        rows, colours = rows[:fit], colours[:fit]
         sys.stdout.write("\x1b[H\x1b[J")
         sys.stdout.flush()
     table(headers, rows, colours)
