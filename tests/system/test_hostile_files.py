@@ -130,6 +130,18 @@ def test_a_running_parsupd_refuses_each_and_goes_on(main: Path) -> None:
         assert "Traceback" not in running.log.read_text()
 
 
+@pytest.mark.parametrize("option", ["--runtime-dir", "--state-dir"])
+def test_directories_that_are_not_utf_8(option: str, main: Path) -> None:
+    """They are named, with the way out, before anything is made there."""
+    odd = os.fsencode(main.parent) + b"/\xff"
+    command = [sys.executable, "-m", "parsupd", "--config", main, "--runtime-dir", main.parent / "run", option, odd]
+    done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"parsupd: the ")
+    assert b": choose another " in done.stderr
+    assert not os.path.exists(odd)
+
+
 FAILING = {
     "long": (f"environment = {{ LONG = '{'x' * 140_000}' }}", "Argument list too long"),
     "odd": ("environment_file = ['odd.env']", "odd.env' is not UTF-8"),

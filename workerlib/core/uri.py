@@ -60,7 +60,10 @@ def parse_uri(text: str) -> Uri:
 
 def check_socket_path(path: str) -> None:
     """Raises UsageError when the system cannot bind a Unix socket of that name."""
-    length = len(path.encode())
+    try:
+        length = len(path.encode())
+    except UnicodeEncodeError:
+        raise UsageError(f"the socket path {path!r} is not UTF-8, as URIs are: choose another directory") from None
     if length > MAX_SOCKET_PATH:
         raise UsageError(
             f"the socket path {path!r} has {length} bytes, Linux accepts {MAX_SOCKET_PATH}: choose a shorter directory"

@@ -23,10 +23,7 @@ def load(path: Path) -> Configuration:
 
 def read_config_text(path: Path, what: str = "configuration") -> str:
     """Raises UsageError that names the file and what is wrong with it. A byte order mark is no part of the text."""
-    try:
-        str(path).encode()  # where it comes from is kept with what it says, and sent to who asks
-    except UnicodeEncodeError:
-        raise UsageError(f"the path of the {what} {str(path)!r} is not UTF-8: give it another name") from None
+    check_utf_8(path, f"path of the {what}", "give it another name")
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a FIFO would be waited for, a device may never end
             raise UsageError(f"the {what} {str(path)!r} is not a regular file")
@@ -35,6 +32,14 @@ def read_config_text(path: Path, what: str = "configuration") -> str:
         raise UsageError(f"the {what} {str(path)!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"the {what} {str(path)!r} is not UTF-8: {error}") from None
+
+
+def check_utf_8(path: Path, what: str, way_out: str) -> None:
+    """Raises UsageError for a path that could not be kept in the state, or sent to who asks for it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the {what} {str(path)!r} is not UTF-8: {way_out}") from None
 
 
 def read_environment(path: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from parsupd.core.addresses import SOCKET
+from parsupd.shell.config_files import check_utf_8
 from workerlib import UsageError
 from workerlib.core.uri import check_socket_path
 from workerlib.shell.private_dir import make_private
@@ -28,7 +29,7 @@ def runtime_dir(given: str | None, configured: str, env: Mapping[str, str]) -> P
 
 
 def state_dir(given: str | None, configured: str, env: Mapping[str, str], runtime: Path) -> Path:
-    """Where what must survive is kept, likewise."""
+    """Where what must survive is kept, likewise. Raises UsageError for a path that is not UTF-8."""
     xdg = env.get("XDG_STATE_HOME")
     chosen = (
         given
@@ -39,7 +40,9 @@ def state_dir(given: str | None, configured: str, env: Mapping[str, str], runtim
         or (f"{xdg}/parsupd" if xdg else None)
         or str(runtime / "state")
     )
-    return Path(chosen).absolute()
+    path = Path(chosen).absolute()
+    check_utf_8(path, "state directory", "choose another --state-dir")
+    return path
 
 
 class Lock:
