@@ -24,9 +24,9 @@ def program(*steps: str, kind: str, **keys: object) -> str:
 
 UNITS = f"""
 [unit.n]
-{program("send:READY=1", kind="notify", timeout_start_sec=3, exec_start_pre=["true"], exec_start_post=["true"])}
+{program("send:READY=1", kind="notify", timeout_start_sec=8, exec_start_pre=["true"], exec_start_post=["true"])}
 [unit.d]
-{program("daemon", kind="forking", timeout_start_sec=3, requires=["n"])}
+{program("daemon", kind="forking", timeout_start_sec=8, requires=["n"])}
 [unit.o]
 {simple("sleep 0.2", type="oneshot", requires=["d"], exec_stop=["true"])}
 """
