@@ -6,6 +6,7 @@ Every report and command goes through `feed`, which decides at once; what follow
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -139,6 +140,7 @@ class Executor:
         self._watchers = Watchers(fleet, self._probe_door, self.feed)
         self._hooks = Hooks(doors.children, self._spawn_hook, self.feed)
         self._changed: list[asyncio.Future[None]] = []
+        self._untold: Counter[InstanceName] = Counter()  # decisions about it that are not carried out yet
 
     # Events
 
@@ -152,6 +154,7 @@ class Executor:
             return
         effects = self.fleet.handle(event, self._loop.time())
         touched = self._save()
+        self._untold.update(touched)
         if isinstance(event, told.Reconfigure):
             self._outputs.configure(self.specs())
             self.limits.renew()
@@ -159,7 +162,15 @@ class Executor:
         self.schedules.follow()
         self._arm()
         # Last, those who wait: who hears that a unit is down shall not find its sockets open.
-        self._turns.add([*(partial(self._carry_out, effect) for effect in effects), partial(self._tell, touched)])
+        self._turns.add([*(partial(self._carry_out, effect) for effect in effects), partial(self._done, touched)])
+
+    def _done(self, touched: Collection[InstanceName]) -> None:
+        """All is done that a decision led to. Who waits for an instance is told when that is so of the last one."""
+        self._untold.subtract(touched)
+        told_now = [instance for instance in touched if not self._untold[instance]]
+        for instance in told_now:
+            del self._untold[instance]
+        self._tell(told_now)
 
     def open(self, events: Iterable[told.FleetEvent], *, begin: bool) -> None:
         """Starts the work, with these events before any that have been fed meanwhile.

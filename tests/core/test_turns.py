@@ -29,13 +29,15 @@ class Stage:
             self.add("then")
 
     def turn(self) -> str:
-        """What one turn of the loop has done."""
+        """What one turn of the loop has done, or what was done before it."""
+        if not self.log:
+            called = self.soon[:]
+            self.soon.clear()
+            for call in called:
+                call()
+        done = " ".join(self.log)
         self.log.clear()
-        called = self.soon[:]
-        self.soon.clear()
-        for call in called:
-            call()
-        return " ".join(self.log)
+        return done
 
 
 def test_a_turn_ends_when_its_time_is_over() -> None:
@@ -43,32 +45,43 @@ def test_a_turn_ends_when_its_time_is_over() -> None:
     stage = Stage()
     stage.add("a", "b", "c")
     stage.add("d")
-    assert [stage.turn() for _ in range(3)] == ["a b |", "c d |", ""]
-    stage.add("e")
-    assert stage.turn() == "e |"
+    assert [stage.turn() for _ in range(4)] == ["a b |", "c d |", "", ""]
+    assert stage.soon == []
+
+
+def test_what_is_little_is_done_at_once() -> None:
+    """As much as a turn has time for, in one or more pieces."""
+    stage = Stage()
+    stage.add("a")
+    assert stage.turn() == "a |"
+    stage.add("b")
+    assert stage.turn() == "b |"
+    stage.add("c")
+    assert stage.log == []
+    assert [stage.turn() for _ in range(3)] == ["c |", "", ""]
 
 
 def test_what_follows_comes_after_what_was_there() -> None:
     """Also when there is time left in this turn."""
     stage = Stage()
     stage.add("more", "a", "b")
-    assert [stage.turn() for _ in range(3)] == ["more a |", "b then |", ""]
+    assert [stage.turn() for _ in range(2)] == ["more a |", "b then |"]
 
 
 def test_a_failure_does_not_hold_up_the_rest() -> None:
-    """It is raised into the loop, which reports it; what waits is done in the next turn."""
+    """It is raised to whoever has added it, or into the loop; what waits is done in the next turn."""
     stage = Stage()
-    stage.add("bad", "a")
     with pytest.raises(LookupError):
-        stage.turn()
-    assert stage.log == ["bad", "|"]
+        stage.add("bad", "a")
+    assert stage.turn() == "bad |"
     assert stage.turn() == "a |"
 
 
 def test_all_can_be_finished_at_once() -> None:
     """With what comes of it; the turn that was called for finds nothing."""
     stage = Stage()
-    stage.add("a", "more", "b")
+    stage.add("a", "b", "more", "c")
+    assert stage.turn() == "a b |"
     stage.turns.finish()
-    assert stage.log == ["a", "more", "b", "then", "|"]
-    assert stage.turn() == "|"
+    assert stage.turn() == "more c then |"
+    assert stage.turn() == ""
