@@ -65,3 +65,9 @@ def test_the_folders_of_tests_are_described() -> None:
     text = (ROOT / "tests" / "README.md").read_text()
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and not path.name.startswith("_")}
     assert {name for name in folders if f"| `{name}/` |" not in text} == set()
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest imports them by name: a second one of that name keeps all of them from running."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

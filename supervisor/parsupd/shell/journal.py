@@ -8,12 +8,10 @@ import os
 from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 
-import structlog
-from structlog.processors import CallsiteParameter, CallsiteParameterAdder
-
 from parsupd.core import messages
 from parsupd.core.units import LogFormat
 from parsupd.shell import journal_stream
+from parsupd.shell.structlog_alone import CallsiteParameter, CallsiteParameterAdder, structlog
 from workerlib import UsageError
 from workerlib.core import journal_entry
 from workerlib.shell.journald import Journald, stream_name
