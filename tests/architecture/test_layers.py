@@ -142,7 +142,7 @@ DOORS = {
     "Pyro5": {"workerlib.shell.naming", "parsupd.shell.nameserver"},
     "serpent": {"workerlib.shell.naming"},
     "daemon": {"workerlib.shell.detach"},
-    "structlog": {"workerlib.shell.journal", "parsupd.shell.journal"},
+    "structlog": {"workerlib.shell.journal", "parsupd.shell.structlog_alone"},
     "uvloop": {"workerlib.shell.loop"},
     "ctypes": {"workerlib.shell.process", "parsupd.shell.inotify"},
     "pytest": {"workerlib.pytest_plugin"},
