@@ -23,9 +23,6 @@ from workerlib.spec import RpcSettings
 WRITE_HIGH_WATER = 1 << 20
 """Bytes that may wait in a connection's write buffer before its producers are held up."""
 
-SEND_BUFFER = 1 << 20
-"""Bytes that the kernel may hold on their way: with less, an end that sends much waits whenever the other one works."""
-
 TOGETHER = 1 << 10
 """Bytes that are collected before they are sent, about fifteen small calls. Not more: the other process works on these
 while the next ones are made here.
@@ -120,8 +117,6 @@ class Wire(asyncio.Protocol):
         self._arm()
         if (sock := transport.get_extra_info("socket")) is None:
             return  # both ends are in this loop, as in tests: nothing for a forked child to disturb, nobody to beat for
-        if sock.family == socket.AF_UNIX:  # TCP's grows by itself
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self._fd = sock.fileno()
         forks.guard(self._fd, self._loop, self._silence)
         settings = self.machine.settings
