@@ -31,6 +31,6 @@ async def collect(stream: Any, into: list[Any]) -> None:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Waits in the loop until the condition holds; run_async bounds it."""
+    """Waits in the loop until the condition holds; whoever runs the loop bounds it."""
     while not condition():
         await asyncio.sleep(0.001)

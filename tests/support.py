@@ -1,6 +1,7 @@
 """What several test folders use: the event loops, and from the test kit bounded waiting and a view of processes."""
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from workerlib.testing.leaks import alive, children, command_line, open_fds, pro
 
 __all__ = [
     "ENGINES",
+    "PID_NAMESPACE",
     "alive",
     "children",
     "command_line",
@@ -23,6 +25,17 @@ T = TypeVar("T")
 
 ENGINES = ("asyncio", "uvloop")
 """The event loops that everything must run on."""
+
+
+PID_NAMESPACE = [
+    "unshare",
+    *([] if os.geteuid() == 0 else ["--map-root-user"]),
+    "--pid",
+    "--fork",
+    "--mount-proc",
+    "--kill-child",
+]
+"""The beginning of a command line for what runs as pid 1 of a pid namespace, which ends with it."""
 
 
 def run_async(main: Callable[[], Coroutine[Any, Any, T]], engine: str = "asyncio", *, within_s: float = 60.0) -> T:

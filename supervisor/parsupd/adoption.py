@@ -104,9 +104,10 @@ class Adoption:
                 left, lambda: strays(leftovers.find(self._token, self._tree), self._kept)
             ):
                 self._log.warning("leftover_ended", pid=pid, reason="an earlier parsupd on this directory left it")
-        for group in [] if self._tree is None else self._tree.groups():
-            if self._tree is not None and (group.name.instance, group.name.generation) not in self._kept:
-                self._tree.drop(group)
+        if self._tree is not None:
+            for group in self._tree.groups():
+                if (group.name.instance, group.name.generation) not in self._kept:
+                    self._tree.drop(group)
         for name, generation in self._interrupted:
             self._events.append(told.SpawnInterrupted(name, generation))
         executor.open(self._events, begin=self._begins_anew)

@@ -20,6 +20,7 @@ from parsupd.core.plan import Plan
 from parsupd.core.readers import BadValueError
 from parsupd.core.roster import NoSuchUnitError
 from parsupd.core.status import InstanceStatus
+from parsupd.core.tally import DOWN, UP
 from parsupd.core.templates import template_of
 from parsupd.core.unit_keys import UNIT_KEYS
 from parsupd.core.units import SIGNAL_NAMES, ActiveState, InstanceName, SubState, Target
@@ -31,11 +32,9 @@ from parsupd.shell import leftovers
 from parsupd.transients import BadUnitError, Transients
 from workerlib import __version__, pipe, rpc
 
-UP = frozenset({SubState.RUNNING, SubState.RELOADING, SubState.EXITED})
 ENDS = "shutting_down"
 """The event by which those who follow know that there is no more to come."""
-AT_REST = frozenset({SubState.DEAD, SubState.FAILED})
-ONCE_TRIED = UP | AT_REST | {SubState.BACKOFF}
+ONCE_TRIED = UP | DOWN | {SubState.BACKOFF}
 MOST_SURGE = 1000
 """So many instances a rolling restart may add."""
 
@@ -149,7 +148,7 @@ class Supervisor:
         await self._ready()
         self._make(names)
         self._command([told.Start(name) for name in names])
-        return await self._until(names, lambda status: status.sub_state in UP | AT_REST, wait, timeout_s)
+        return await self._until(names, lambda status: status.sub_state in UP | DOWN, wait, timeout_s)
 
     @rpc
     async def stop(self, names: list[str], wait: bool = True, timeout_s: float | None = None) -> list[Info]:
@@ -161,9 +160,9 @@ class Supervisor:
         self._command([told.Stop(name) for name in names])
 
         def done(status: InstanceStatus) -> bool:
-            if status.sub_state not in AT_REST and status.target is Target.UP:
+            if status.sub_state not in DOWN and status.target is Target.UP:
                 raise RuntimeError(f"{status.name} was started again before it was down")
-            return status.sub_state in AT_REST
+            return status.sub_state in DOWN
 
         return await self._until(names, done, wait, timeout_s, gone_is_done=True)
 
@@ -180,7 +179,7 @@ class Supervisor:
 
         def done(status: InstanceStatus) -> bool:
             # At rest without a new generation: what it requires has failed, or somebody stopped it meanwhile.
-            return status.sub_state in AT_REST or (status.sub_state in UP and status.generation > before[status.name])
+            return status.sub_state in DOWN or (status.sub_state in UP and status.generation > before[status.name])
 
         return await self._until(names, done, wait, timeout_s)
 
@@ -404,14 +403,14 @@ class Supervisor:
             return [status for name in names if self._fleet.has(name) for status in self._fleet.status(str(name))]
 
         def is_down(status: InstanceStatus) -> bool:  # and kept in the configuration, else it is not found any more
-            return status.sub_state in AT_REST and self._fleet.is_kept(InstanceName.parse(status.name))
+            return status.sub_state in DOWN and self._fleet.is_kept(InstanceName.parse(status.name))
 
         def pending() -> list[InstanceStatus]:
             late = [
                 status
                 for status in found(coming)
                 if not (
-                    status.sub_state in AT_REST | {SubState.UNKILLABLE}
+                    status.sub_state in DOWN | {SubState.UNKILLABLE}
                     or (status.sub_state in UP and status.generation > before.get(status.name, -1))
                 )
             ]

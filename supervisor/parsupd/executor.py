@@ -7,7 +7,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +46,6 @@ from parsupd.shell.children import Child, Children
 from parsupd.shell.kept_processes import KeptProcesses
 from parsupd.shell.leftovers import HOOK, Tag, token_of
 from parsupd.shell.nameserver import Names
-from parsupd.shell.preparing import Step
 from parsupd.shell.stack_files import StackFiles
 from parsupd.shell.unit_sockets import UnitSockets
 from parsupd.surroundings import Finder, Surroundings
@@ -156,13 +155,19 @@ class Executor:
         touched = self._save()
         self._untold.update(touched)
         if isinstance(event, told.Reconfigure):
-            self._outputs.configure(self.specs())
-            self.limits.renew()
-            self._watchers.renew()
+            self._redescribe()
         self.schedules.follow()
         self._arm()
         # Last, those who wait: who hears that a unit is down shall not find its sockets open.
         self._turns.add([*(partial(self._carry_out, effect) for effect in effects), partial(self._done, touched)])
+
+    def _redescribe(self) -> None:
+        """Descriptions have changed, or were read for the first time: then there may be runs of an earlier parsupd."""
+        specs = self.specs()
+        self._outputs.configure(specs)
+        for instance in specs:
+            self.limits.follow(instance)
+            self._watchers.follow(instance, known=True)
 
     def _done(self, touched: Collection[InstanceName]) -> None:
         """All is done that a decision led to. Who waits for an instance is told when that is so of the last one."""
@@ -296,12 +301,14 @@ class Executor:
         tag = self._tag(instance, generation)
         try:
             around = self._surroundings(instance, generation)
-            around = around._replace(variables=around.variables | self._told_to(instance, generation, around))
-            steps = [*self.limits.steps(around.spec), *around.steps]
+            around = around._replace(
+                variables=around.variables | self._told_to(instance, generation, around),
+                steps=[*self.limits.steps(around.spec), *around.steps],
+            )
             if around.spec.type is UnitType.WORKER:
-                self._workers.spawn(tag, around, steps)
+                self._workers.spawn(tag, around)
                 return
-            child = self._start_program(tag, around.spec.exec, around, steps)
+            child = self._start_program(tag, around.spec.exec, around)
         except (OSError, UsageError, ConfigurationError, AccountError) as error:
             self.feed(told.SpawnFailed(instance, generation, ExitCause.spawn_failed(str(error))))
             return
@@ -335,7 +342,7 @@ class Executor:
         around = self._surroundings(effect.instance, effect.generation)
         around = around._replace(variables={**around.variables, **variables})
         tag = self._tag(effect.instance, effect.generation, variables[HOOK])
-        return self._start_program(tag, argv, around, around.steps)
+        return self._start_program(tag, argv, around)
 
     def _follow_change(self, change: do.Changed) -> None:
         """What runs is watched; what is at rest needs nothing more."""
@@ -351,7 +358,7 @@ class Executor:
         """Programs of probes are started as those of the unit are."""
         return ProbeDoor(self._children, uri, partial(self._surroundings, instance, generation))
 
-    def _start_program(self, tag: Tag, argv: tuple[str, ...], around: Surroundings, steps: Sequence[Step]) -> Child:
+    def _start_program(self, tag: Tag, argv: tuple[str, ...], around: Surroundings) -> Child:
         spec, instance = around.spec, tag.instance
         with ExitStack() as opened:
             stdout = self._outputs.open(spec, instance, tag.generation, 1)
@@ -367,7 +374,7 @@ class Executor:
                 stdout=stdout,
                 stderr=stderr,
                 listen_fds=() if tag.hook else self._sockets.fds(instance.unit, spec.sockets),
-                steps=steps,
+                steps=around.steps,
                 tag=tag,
             )
 

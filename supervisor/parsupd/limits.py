@@ -127,12 +127,6 @@ class Limits:
         if watched:
             self._arm()
 
-    def renew(self) -> None:
-        """Descriptions have changed."""
-        for name in self._fleet.specs:
-            for instance in self._fleet.instances(name):
-                self.follow(instance)
-
     def explain(self, instance: InstanceName, main: Child, cause: ExitCause) -> ExitCause:
         """How a main process ended, with what the kernel has done to its group."""
         if main.cgroup is None:

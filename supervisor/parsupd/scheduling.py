@@ -12,14 +12,14 @@ from parsupd.core import schedule
 from parsupd.core.fleet import Fleet
 from parsupd.core.schedule import Clock, Ended, Run, Skipped, Timer, Woken
 from parsupd.core.tally import AT_REST
-from parsupd.core.units import Configuration, UnitSpec
+from parsupd.core.units import Configuration
 
 
 @dataclass(slots=True)
 class _Scheduled:
-    """One unit's timer, and what it was made of."""
+    """One unit's timer, and the one that it was before it began: what the unit's description says."""
 
-    spec: UnitSpec
+    plan: Timer
     timer: Timer
 
 
@@ -53,10 +53,11 @@ class Schedules:
                 overlap=spec.schedule_overlap,
             )
             known = before.get(name)
-            if known is not None and _same(known.spec, spec):
+            if known is not None and known.plan == timer:
                 self._units[name] = known
             else:
-                self._units[name] = _Scheduled(spec, schedule.begin(timer, clock, random.random()))  # noqa: S311 - jitter
+                begun = schedule.begin(timer, clock, random.random())  # noqa: S311 - jitter
+                self._units[name] = _Scheduled(timer, begun)
         self._arm(clock)
 
     def next_run_at(self, unit: str) -> float | None:
@@ -111,10 +112,3 @@ class Schedules:
                 self._log.info("schedule_skipped", unit=name, reason=reason)
             case None:
                 pass
-
-
-def _same(one: UnitSpec, other: UnitSpec) -> bool:
-    return all(
-        getattr(one, name) == getattr(other, name)
-        for name in ("schedule", "schedule_every_s", "schedule_jitter_s", "schedule_overlap")
-    )

@@ -1,7 +1,6 @@
 """What the processes of a unit are started in: as whom, where, with which variables and limits. No decisions."""
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -31,10 +30,6 @@ class Surroundings(NamedTuple):
     """What is done in a process before its program begins."""
 
 
-Find = Callable[[InstanceName, int], Surroundings]
-"""The surroundings of an instance's generation. Raises ConfigurationError, AccountError and OSError."""
-
-
 class Finder:
     """Finds them anew for each process: accounts and files of variables may have changed."""
 
@@ -45,6 +40,7 @@ class Finder:
         self._told = {"PARSUP_SOCKET": str(runtime_dir / SOCKET), TOKEN: token}
 
     def __call__(self, instance: InstanceName, generation: int) -> Surroundings:
+        """Those of an instance's generation. Raises ConfigurationError, AccountError and OSError."""
         spec = self._fleet.spec(instance)
         identity = accounts.identity(spec)
         folder = accounts.at_home(spec.working_directory, identity)

@@ -14,12 +14,11 @@ from pathlib import PurePath
 from typing import Any
 
 from parsupd.core.status import Why
+from parsupd.core.tally import AT_REST
 from parsupd.core.unitfile import ConfigurationError, edges_of, parse_one
 from parsupd.core.units import SubState, Target, UnitSpec
 from parsupd.executor import Executor
 from parsupd.reloading import Reloader
-
-OVER = frozenset({SubState.DEAD, SubState.EXITED, SubState.FAILED})
 
 MOST = 4096
 """So many there may be."""
@@ -112,7 +111,7 @@ class Transients:
     def _is_over(self, name: str) -> bool:
         """Whether all of it has ended well, or was stopped: what has failed stays, to be looked at, until then."""
         return all(
-            status.sub_state in OVER and not (status.sub_state is SubState.FAILED and status.target is Target.UP)
+            status.sub_state in AT_REST and not (status.sub_state is SubState.FAILED and status.target is Target.UP)
             for status in self._executor.fleet.status(name)
         )
 
@@ -122,5 +121,5 @@ class Transients:
         if name in fleet.specs and (whys := fleet.why(name)):
             status = whys[0].status
             begun = status.generation > 0 or status.sub_state is SubState.FAILED
-            return whys[0] if status.sub_state in OVER and begun else None
+            return whys[0] if status.sub_state in AT_REST and begun else None
         return next((why for (one, _), why in reversed(self._ended.items()) if one.rpartition("@")[0] == name), None)

@@ -186,12 +186,6 @@ class Watchers:
         if state.sub_state in AT_WORK:
             self._ask_alive(run, state, known=known)
 
-    def renew(self) -> None:
-        """Descriptions have changed, or were read for the first time: then there may be runs of an earlier parsupd."""
-        for name in self._fleet.specs:
-            for instance in self._fleet.instances(name):
-                self.follow(instance, known=True)
-
     def close(self) -> None:
         """Watches nothing any more."""
         for run in self._runs.values():

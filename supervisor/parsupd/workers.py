@@ -77,7 +77,7 @@ class Workers:
 
     # Spawning
 
-    def spawn(self, tag: Tag, around: Surroundings, steps: Sequence[Step]) -> None:
+    def spawn(self, tag: Tag, around: Surroundings) -> None:
         """Begins to spawn a run's worker. Raises UsageError for what no worker can be given, and OSError."""
         streams = self._outputs.redirects(around.spec, tag.instance, tag.generation)
         try:
@@ -86,7 +86,7 @@ class Workers:
             streams.close()
             raise
         uid = os.geteuid() if around.uid is None else around.uid
-        task = self._loop.create_task(self._spawn(tag, options, uid, steps))
+        task = self._loop.create_task(self._spawn(tag, options, uid, around.steps))
         task.add_done_callback(partial(self._spawned, tag, streams))
         self._under_way[tag.instance, tag.generation] = task
 

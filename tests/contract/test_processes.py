@@ -3,18 +3,18 @@
 So the fake cannot drift from the kernel, and what only it can be made to do is worth something.
 """
 
-import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from fake_kernel import FakeKernel
+from reaping import check
+from served import until
 from worlds import OURS, FakeWorld, RealWorld, World
 
 from parsupd.shell.children import Children
 from parsupd.shell.kernel import Kernel
 from workerlib.core.daemonizing import Exited, Killed
-from workerlib.shell.loop import run
 
 
 @pytest.fixture(params=[FakeWorld, RealWorld], ids=["fake", "real"])
@@ -24,26 +24,6 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         yield made
     finally:
         made.close()
-
-
-def check(world: World, scenario: Callable[[Children], Awaitable[None]]) -> None:
-    """Runs a scenario with a reaper of its own in that world."""
-
-    async def bounded() -> None:
-        children = Children(world.kernel)
-        try:
-            async with asyncio.timeout(30):
-                await scenario(children)
-        finally:
-            children.close()
-
-    run(bounded())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Lets the loop go on until it is so; bounded by the scenario's own deadline."""
-    while not condition():
-        await asyncio.sleep(0.002)
 
 
 def test_the_fake_leaves_nothing_to_the_real_one() -> None:
@@ -68,7 +48,7 @@ def test_an_end_is_told_exactly(world: World) -> None:
         assert await other.exited == Killed(signal.SIGTERM)
         await other.group_empty
 
-    check(world, scenario)
+    check(scenario, world.kernel)
 
 
 def test_those_that_are_left_in_the_group(world: World) -> None:
@@ -89,7 +69,7 @@ def test_those_that_are_left_in_the_group(world: World) -> None:
         await child.group_empty
         assert not world.kernel.is_running(second)
 
-    check(world, scenario)
+    check(scenario, world.kernel)
 
 
 def test_a_signal_that_is_ignored_ends_nobody(world: World) -> None:
@@ -109,7 +89,7 @@ def test_a_signal_that_is_ignored_ends_nobody(world: World) -> None:
         children.signal_all(child, signal.SIGKILL)
         await child.group_empty
 
-    check(world, scenario)
+    check(scenario, world.kernel)
 
 
 @pytest.mark.parametrize("main_lives", [True, False])
@@ -131,7 +111,7 @@ def test_those_that_left_the_group(main_lives: bool, world: World) -> None:
         await child.group_empty
         await until(lambda: escaped not in world.kernel.children())
 
-    check(world, scenario)
+    check(scenario, world.kernel)
 
 
 def test_another_main_process(world: World) -> None:
@@ -149,7 +129,7 @@ def test_another_main_process(world: World) -> None:
         assert await child.exited == Exited(5)
         await child.group_empty
 
-    check(world, scenario)
+    check(scenario, world.kernel)
 
 
 # Of an earlier daemon
@@ -170,7 +150,7 @@ def test_a_process_is_taken_over(world: World) -> None:
         await child.group_empty
         assert not world.kernel.is_running(member)
 
-    check(world, scenario)
+    check(scenario, world.kernel)
 
 
 def test_what_a_process_has_left_is_taken_over(world: World) -> None:
@@ -189,7 +169,7 @@ def test_what_a_process_has_left_is_taken_over(world: World) -> None:
         await child.group_empty
         assert not world.kernel.is_running(member)
 
-    check(world, scenario)
+    check(scenario, world.kernel)
 
 
 # Numbers that somebody else has got
@@ -213,7 +193,7 @@ def test_a_pid_that_was_used_again_meanwhile(world: World) -> None:
         await child.group_empty
         assert world.kernel.is_running(pid)
 
-    check(world, scenario)
+    check(scenario, world.kernel)
 
 
 def test_a_pid_that_is_a_threads_now(world: World) -> None:
@@ -226,7 +206,7 @@ def test_a_pid_that_is_a_threads_now(world: World) -> None:
         assert await child.exited is None
         await child.group_empty
 
-    check(world, scenario)
+    check(scenario, world.kernel)
 
 
 @pytest.mark.parametrize("leads", [True, False], ids=["its leader", "what its leader left"])
@@ -256,4 +236,4 @@ def test_a_groups_number_that_was_used_again(leads: bool, asked: bool, world: Wo
         children.signal_all(child, signal.SIGKILL)
         assert world.kernel.is_running(stranger)
 
-    check(world, scenario)
+    check(scenario, world.kernel)

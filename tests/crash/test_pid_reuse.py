@@ -7,17 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import PID_NAMESPACE
 
-NAMESPACE = [
-    "unshare",
-    *([] if os.geteuid() == 0 else ["--map-root-user"]),
-    "--pid",
-    "--fork",
-    "--mount-proc",
-    "--kill-child",
-]
 PROBE = subprocess.run(
-    [*NAMESPACE, "sh", "-c", "echo 1000 > /proc/sys/kernel/ns_last_pid"], check=False, capture_output=True, text=True
+    [*PID_NAMESPACE, "sh", "-c", "echo 1000 > /proc/sys/kernel/ns_last_pid"],
+    check=False,
+    capture_output=True,
+    text=True,
 )
 pytestmark = pytest.mark.skipif(
     PROBE.returncode != 0, reason=f"no pid namespace with pids of one's choice can be made: {PROBE.stderr.strip()}"
@@ -31,7 +27,7 @@ def test_a_stranger_with_the_pid_of_a_unit_is_left_alone(kind: str, tmp_path: Pa
     be it a process that leads a group of that number or somebody's thread.
     """
     env = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
-    command = [*NAMESPACE, sys.executable, str(SCRIPT), str(tmp_path), kind]
+    command = [*PID_NAMESPACE, sys.executable, str(SCRIPT), str(tmp_path), kind]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, f"{done.stderr}\n{(tmp_path / 'log').read_text()}"
     seen = json.loads(done.stdout)

@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from reaping import check
 from support import alive, process_state, wait_until
 from support import children as own_children
 
@@ -19,20 +19,6 @@ from workerlib.shell import process
 from workerlib.shell.loop import run
 
 SH = "/bin/sh"
-
-
-def check(scenario: Callable[[Children], Awaitable[None]]) -> None:
-    """Runs a scenario with a reaper of its own."""
-
-    async def bounded() -> None:
-        children = Children()
-        try:
-            async with asyncio.timeout(30):
-                await scenario(children)
-        finally:
-            children.close()
-
-    run(bounded())
 
 
 def shell(children: Children, script: str, **environment: str) -> Child:

@@ -14,19 +14,11 @@ from pathlib import Path
 import click
 import pytest
 from parsupd_process import PARSUPD, ROOT
-from support import children, process_state, wait_until
+from support import PID_NAMESPACE, children, process_state, wait_until
 
 from parsupd.app import cli
 
-NAMESPACE = [
-    "unshare",
-    *([] if os.geteuid() == 0 else ["--map-root-user"]),
-    "--pid",
-    "--fork",
-    "--mount-proc",
-    "--kill-child",
-]
-PROBE = subprocess.run([*NAMESPACE, "true"], check=False, capture_output=True, text=True)
+PROBE = subprocess.run([*PID_NAMESPACE, "true"], check=False, capture_output=True, text=True)
 pytestmark = pytest.mark.skipif(PROBE.returncode != 0, reason=f"no pid namespace can be made: {PROBE.stderr.strip()}")
 
 
@@ -44,7 +36,7 @@ def first_process(units: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
             f"{folder}/state",
         ]
         process = subprocess.Popen(
-            [*NAMESPACE, PARSUPD, *options],
+            [*PID_NAMESPACE, PARSUPD, *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

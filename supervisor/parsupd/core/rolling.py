@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from parsupd.core.tally import DOWN
 from parsupd.core.units import InstanceName, SubState
 
 UP = frozenset({SubState.RUNNING, SubState.EXITED})
-AT_REST = frozenset({SubState.DEAD, SubState.FAILED})
 
 
 class Seen(NamedTuple):
@@ -83,6 +83,6 @@ def _failure(seen: Seen | None, before: int | None) -> str:
         return REMOVED
     started = before is None or seen.generation > before
     ended_again = seen.sub_state is SubState.BACKOFF and started
-    if seen.sub_state in AT_REST or ended_again or (before is not None and seen.generation > before + 1):
+    if seen.sub_state in DOWN or ended_again or (before is not None and seen.generation > before + 1):
         return seen.reason
     return ""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from parsupd.core.status import InstanceStatus
-from parsupd.core.units import SubState, Target
+from parsupd.core.units import STARTS, SubState, Target
 
 NAMED = 3
 """Instances of a kind that are named; of more, the number must do."""
@@ -31,9 +31,6 @@ WORDS = {
 """How each state is said, the worst first."""
 CALM = frozenset({SubState.RUNNING, SubState.EXITED, SubState.DEAD})
 """States of which the number is enough."""
-
-
-STARTS = frozenset({SubState.START_PRE, SubState.STARTING, SubState.START_PROBE, SubState.START_POST})
 
 
 def summary(statuses: Iterable[InstanceStatus]) -> str:

@@ -10,23 +10,14 @@ from typing import NamedTuple
 
 from parsupd.core.events import DependencyFailed, RestartOrder, StopOrder
 from parsupd.core.unit_state import Ending, UnitState
-from parsupd.core.units import InstanceName, SubState, Target, UnitSpec
+from parsupd.core.units import AT_WORK, STARTS, InstanceName, SubState, Target, UnitSpec
 
 ALIVE = frozenset(SubState) - {SubState.DEAD, SubState.EXITED, SubState.FAILED}
 AT_REST = frozenset(SubState) - ALIVE
+DOWN = AT_REST - {SubState.EXITED}  # neither has processes nor stands for work that was done
 UP = frozenset({SubState.RUNNING, SubState.RELOADING, SubState.EXITED})  # what others wait for
 PRESENT = UP | {SubState.UNREADY}  # what others that have come up stay for
-SERVING = frozenset(
-    {
-        SubState.START_PRE,
-        SubState.STARTING,
-        SubState.START_PROBE,
-        SubState.START_POST,
-        SubState.RUNNING,
-        SubState.UNREADY,
-        SubState.RELOADING,
-    }
-)  # what a stop must be held back from, for dependants' sake
+SERVING = STARTS | AT_WORK  # what a stop must be held back from, for dependants' sake
 HOLDS = SERVING | {SubState.EXITED}  # what is ended only when its dependants are down
 
 StopLike = StopOrder | RestartOrder | DependencyFailed

@@ -164,6 +164,9 @@ ACTIVE_STATE = {
 }
 
 
+STARTS = frozenset({SubState.START_PRE, SubState.STARTING, SubState.START_PROBE, SubState.START_POST})
+"""Of a run whose start has begun and is not over."""
+
 AT_WORK = frozenset({SubState.RUNNING, SubState.UNREADY, SubState.RELOADING})
 """Of a run whose start is over and whose end has not begun, be it ready or not."""
 

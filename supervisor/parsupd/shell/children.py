@@ -428,7 +428,7 @@ class Children:
             child.signalled = signum
         if signum == signal.SIGKILL and child.cgroup is not None:
             child.cgroup.kill()
-        signals = (signum, signal.SIGCONT) if resume and signum != signal.SIGKILL else (signum,)
+        signals = _resuming(signum) if resume else (signum,)
         for group in child.groups:
             if self._is_known(child, group):
                 with contextlib.suppress(ProcessLookupError):
@@ -449,7 +449,7 @@ class Children:
         if child.exited.done():
             return False
         with contextlib.suppress(ProcessLookupError):
-            for one in (signum, signal.SIGCONT) if resume and signum != signal.SIGKILL else (signum,):
+            for one in _resuming(signum) if resume else (signum,):
                 if child.pidfd >= 0:
                     self._kernel.send(child.pidfd, one)
                 else:
@@ -507,6 +507,11 @@ class Children:
             for pidfd in child.members.values():
                 self._loop.remove_reader(pidfd)
                 os.close(pidfd)
+
+
+def _resuming(signum: int) -> tuple[int, ...]:
+    """With what lets a process that is stopped see it; SIGKILL needs nothing."""
+    return (signum,) if signum == signal.SIGKILL else (signum, signal.SIGCONT)
 
 
 def _grouped(child: Child) -> frozenset[int]:

@@ -69,8 +69,7 @@ def tag_of(pid: int) -> Tag | None:
 
 def tagged(tag: Tag) -> frozenset[int]:
     """All processes with this tag, whoever is their parent now."""
-    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return frozenset(pid for pid in pids if tag_of(pid) == tag)
+    return frozenset(pid for pid in process.everybody() if tag_of(pid) == tag)
 
 
 def carries(pid: int, token: str) -> bool:
@@ -88,8 +87,7 @@ def _ancestors() -> Iterator[int]:
 def find(token: str, tree: Tree | None = None) -> list[Found]:
     """All processes with that token or in a group of that tree, this one and its ancestors excepted."""
     mine = set(_ancestors())
-    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    found = {pid: one for pid in pids if pid not in mine and (one := _look_at(pid, token)) is not None}
+    found = {pid: one for pid in process.everybody() if pid not in mine and (one := _look_at(pid, token)) is not None}
     for group in [] if tree is None else tree.groups():
         for pid in group.pids() - found.keys():
             with contextlib.suppress(ProcessLookupError):

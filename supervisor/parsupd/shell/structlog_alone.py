@@ -1,7 +1,7 @@
 """structlog, without rich: it would load that to draw tracebacks, which the daemon never has drawn.
 
-With rich come 6 MiB of memory and more time than all else that parsupd imports takes. structlog does without it where
-it is not installed, and so it is told here. Only the daemon does so: a worker's program may want what it finds.
+With rich come 3.3 MiB of the daemon's own memory and 90 ms of its start. structlog does without it where it is not
+installed, and so it is told here. Only the daemon does so: a worker's program may want what it finds.
 """
 
 import sys

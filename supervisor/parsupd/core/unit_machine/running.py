@@ -39,7 +39,7 @@ from parsupd.core.unit_machine.basics import (
 )
 from parsupd.core.unit_machine.stopping import abort, begin_end, let_end, with_exit, with_nobody, withdrawn
 from parsupd.core.unit_state import Run, UnitState
-from parsupd.core.units import AT_WORK, SIGKILL, ExitCause, HookStage, SubState, UnitType
+from parsupd.core.units import AT_WORK, SIGKILL, STARTS, ExitCause, HookStage, SubState, UnitType
 
 SETTLE_S = 2.0
 """How long after it was found the daemon of a forking unit may turn out to have been a step on the way to it."""
@@ -94,7 +94,7 @@ def chance(text: str) -> float:
 
 def redescribe(state: UnitState, event: Redescribed, now: float) -> Step:
     """What has gone into a process stays while that runs; what is being stopped is stopped as described till now."""
-    ending = state.run is not None and state.sub_state not in _GOES_ON
+    ending = state.run is not None and state.sub_state not in STARTS | AT_WORK
     spec = event.spec if state.run is None else state.spec if ending else live_part(state.spec, event.spec)
     later = spec != event.spec
     reason = "its configuration has changed" + (
@@ -107,9 +107,6 @@ def redescribe(state: UnitState, event: Redescribed, now: float) -> Step:
     if state.sub_state is SubState.UNREADY and spec.readiness is None:
         return found_ready(state, FoundReady(state.instance, state.generation, f"{reason}: {NOT_ASKED}"), now)
     return _go_on(state, reason)
-
-
-_GOES_ON = AT_WORK | {SubState.START_PRE, SubState.STARTING, SubState.START_PROBE, SubState.START_POST}
 
 
 # Readiness. Not ready is not dead: nothing here ends anything.
