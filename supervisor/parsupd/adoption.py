@@ -6,7 +6,7 @@ from typing import Any
 
 from parsupd.core import events as told
 from parsupd.core.fleet import Fleet
-from parsupd.core.recovery import Fate, Found, Verdict, command_of, judge, runs_command, strays
+from parsupd.core.recovery import ENDING, Fate, Found, Verdict, command_of, judge, runs_command, strays
 from parsupd.core.snapshot import InstanceRecord, Snapshot, held_of, state_of
 from parsupd.core.unitfile import ConfigurationError
 from parsupd.core.units import Configuration, ExitCause, InstanceName
@@ -80,6 +80,8 @@ class Adoption:
         if verdict.fate is Fate.FIND:
             self._events.append(told.Spawned(name, record.generation, process.pid))
         self._log.info("unit_adopted", unit=str(name), generation=record.generation, pid=process.pid)
+        if record.sub_state in ENDING:
+            self._events.append(told.EndInterrupted(name, record.generation))
         executor.adopt(name, record.generation, process, record.run.published)
 
     def _adopt_command(

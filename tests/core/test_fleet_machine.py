@@ -45,6 +45,7 @@ from parsupd.core.effects import (
 )
 from parsupd.core.events import (
     DeadlineReached,
+    EndInterrupted,
     Exited,
     Extended,
     FoundReady,
@@ -74,6 +75,7 @@ from parsupd.core.events import (
 )
 from parsupd.core.fleet import Fleet, ShuttingDownError
 from parsupd.core.probe_keys import Probe
+from parsupd.core.recovery import ENDING
 from parsupd.core.roster import NoSuchUnitError
 from parsupd.core.tally import AT_REST, UP
 from parsupd.core.units import (
@@ -550,6 +552,8 @@ class Machine(RuleBasedStateMachine):
                 life.spawning, gone, life.gone = False, life.gone, True
                 if not gone:
                     self.report(life, SpawnInterrupted(life.instance, life.generation))
+            elif not life.gone and self.fleet.state(life.instance)[0].sub_state in ENDING:
+                self.report(life, EndInterrupted(life.instance, life.generation))
         self.give(DeadlineReached())
 
     # What always holds.

@@ -42,6 +42,7 @@ from unit_events import (
 
 from parsupd.core.events import (
     DeadlineReached,
+    EndInterrupted,
     GroupEmpty,
     LastSign,
     Redescribed,
@@ -441,6 +442,7 @@ EVENTS = [
     ready(),
     failed(),
     SpawnInterrupted(NAME, 1),
+    EndInterrupted(NAME, 1),
     lost(),
     unhealthy(),
     passes(),

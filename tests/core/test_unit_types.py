@@ -36,7 +36,7 @@ from unit_events import (
     unhealthy,
 )
 
-from parsupd.core.events import Exited, Ready, Redescribed, ReloadBegun, SpawnInterrupted, StopBegun
+from parsupd.core.events import EndInterrupted, Exited, Ready, Redescribed, ReloadBegun, SpawnInterrupted, StopBegun
 from parsupd.core.unit_machine import next_deadline, step
 from parsupd.core.unit_machine.running import chance
 from parsupd.core.unit_state import UnitState
@@ -655,6 +655,19 @@ HISTORIES: dict[str, tuple[UnitType, dict[str, Any], list[tuple[Any, float, list
             (DEPS, 0, ["run exec_start_pre[0]", "start-pre"]),
             (FAILED_DEP, 1, ["end hook 15", "stopping"]),
             (hook(TERMED), 1, ["note 1: ended in an unknown way", "failed"]),
+        ],
+    ),
+    "parsupd was replaced while it ended a run": (
+        SIMPLE,
+        {"timeout_stop_s": 5.0},
+        [
+            (START, 0, ["waiting"]),
+            (DEPS, 0, ["spawn 1", "starting"]),
+            (spawned(), 1, ["running"]),
+            (STOP, 2, ["signal 1 15", "stopping"]),
+            (EndInterrupted(NAME, 1), 3, ["signal 1 15"]),
+            (DEADLINE, 7, ["signal 1 9", "killing"]),
+            (EndInterrupted(NAME, 1), 8, ["signal 1 9"]),
         ],
     ),
     "parsupd was replaced while a command ran": (

@@ -1,11 +1,14 @@
 """kill -9 of parsupd at every point: the next one adopts what lives, targets are met, nothing runs twice or is left."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -15,7 +18,7 @@ from support import alive, process_state, wait_until
 
 from parsupd.core import snapshot
 from parsupd.shell import leftovers, state_file
-from workerlib import blocking
+from workerlib import WorkerlibError, blocking
 from workerlib.shell import process
 
 DYING = str(Path(__file__).parent / "dying_parsupd.py")
@@ -31,6 +34,9 @@ requires = ["program"]
 """
 EFFECTS = 14
 """At least as many as it takes to bring these units up."""
+STOP_EFFECTS = 14
+RELOAD_EFFECTS = 30
+"""As many as an undisturbed stop, and reload, has."""
 
 
 def processes(running: Daemon) -> dict[str, set[int]]:
@@ -66,6 +72,65 @@ def test_kill_9_at_each_effect_of_a_start(effect: int, when: str, tmp_path: Path
             "worker@1": 1,
             "worker@2": 1,
         }
+    finally:
+        assert running.stop() == 0
+    assert_nothing_left(running)
+
+
+@contextmanager
+def killed_later(tmp_path: Path, effect: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    """A parsupd whose units are up; it is killed after so many effects from now on, and leaving the context waits for
+    that. Then another one is started.
+    """
+    begin = tmp_path / "begin"
+    monkeypatch.setenv("COUNTED_FROM", str(begin))
+    running = Daemon(tmp_path, UNITS, start=False)
+    running.start(sys.executable, DYING, str(effect), "after")
+    monkeypatch.delenv("COUNTED_FROM")
+    wait_until(lambda: settled(running), within_s=20, what="all units are up")
+    begin.touch()
+    yield running
+    assert running.process.wait(30) == -signal.SIGKILL
+    running.start()
+
+
+@pytest.mark.parametrize("effect", range(1, STOP_EFFECTS + 1))
+def test_kill_9_at_each_effect_of_a_stop(effect: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever parsupd is killed while it stops a unit and what requires it, the next one goes on with that."""
+    with killed_later(tmp_path, effect, monkeypatch) as running, contextlib.suppress(OSError, WorkerlibError):
+        running.call("stop", ["program"], False)  # one order: what comes after it may not have been heard any more
+    try:
+        down = {"program@1": "dead", "worker@1": "dead", "worker@2": "dead", "job@1": "exited"}
+        wait_until(
+            lambda: {info["name"]: info["sub_state"] for info in running.call("status")} == down, what="all is down"
+        )
+        assert processes(running) == {}
+        assert {info["generation"] for info in running.call("status")} == {1}, "something was started"
+    finally:
+        assert running.stop() == 0
+    assert_nothing_left(running)
+
+
+@pytest.mark.parametrize("effect", range(1, RELOAD_EFFECTS + 1))
+def test_kill_9_at_each_effect_of_a_reload(effect: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever parsupd is killed while it reloads, the next one has what the file says, each process once."""
+    with killed_later(tmp_path, effect, monkeypatch) as running:
+        config = UNITS.replace("sleep 600", "sleep 700").replace("instances = 2", "instances = 3")
+        (tmp_path / "parsupd.toml").write_text(config)
+        running.process.send_signal(signal.SIGHUP)
+    try:
+        once = {"program@1": 1, "worker@1": 1, "worker@2": 1, "worker@3": 1}
+        wait_until(
+            lambda: (
+                {name: len(groups) for name, groups in processes(running).items()} == once
+                and all(info["state"] == "active" or info["type"] == "oneshot" for info in running.call("status"))
+            ),
+            within_s=20,
+            what="each unit is up once",
+        )
+        assert running.call("show", "program")["keys"]["exec"][-1].endswith("sleep 700")
+        (pid,) = processes(running)["program@1"]
+        wait_until(lambda: b"700" in Path(f"/proc/{pid}/cmdline").read_bytes(), what="it is the new one")
     finally:
         assert running.stop() == 0
     assert_nothing_left(running)

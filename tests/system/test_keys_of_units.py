@@ -149,7 +149,7 @@ def test_delays_grow_and_are_forgotten(running: Daemon) -> None:
 
 def test_a_start_limit_with_slow_retry(running: Daemon) -> None:
     """It does not fail: it is tried again when the window is over, until it comes up."""
-    running.wait_for("slow@1", lambda status: status["generation"] > 3)
+    running.wait_for("slow@1", lambda status: status["generation"] > 3 and status["sub_state"] == "backoff")
     (running.folder / "go").touch()
     running.wait_for("slow@1", lambda status: status["generation"] > 4 and status["state"] == "active")
     assert "failed" not in running.changes("slow@1")

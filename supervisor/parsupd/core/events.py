@@ -9,7 +9,8 @@ What the executor reports about one generation of an instance comes from several
 * what it says on its NOTIFY_SOCKET: any number of `Ready`, `ReloadBegun`, `StopBegun`, `Extended`, `WatchdogFired`, and
   `MainChanged`; `LastSign` only in answer to CheckLife.
 * the command of a RunHook, which may come before a Spawn and after GroupEmpty: exactly one `HookEnded`.
-* an earlier parsupd that was killed meanwhile: instead of all these, `SpawnInterrupted`.
+* an earlier parsupd that was killed meanwhile: instead of all these, `SpawnInterrupted`; or `EndInterrupted`, when it
+  had begun to end the run.
 * whoever watches the instance, between `Spawned` and `Exited`: any number of `Unhealthy`; and of `FoundReady` and
   `FoundUnready`, once its type says that it is started.
 * the main process, after `Spawned`: one `Exited`, unless another one became main before that, then exactly one
@@ -57,6 +58,11 @@ class SpawnFailed(Report):
 @dataclass(frozen=True, slots=True)
 class SpawnInterrupted(Report):
     """An earlier parsupd ended while it was starting this generation, of which nothing is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndInterrupted(Report):
+    """An earlier parsupd ended while it was ending this generation; whether its signals were sent, nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +281,7 @@ UnitReport = (
     | Ready
     | SpawnFailed
     | SpawnInterrupted
+    | EndInterrupted
     | ReadinessLost
     | Unhealthy
     | FoundReady

@@ -69,6 +69,10 @@ def runs_command(record: InstanceRecord) -> bool:
     return record.run is not None and record.run.hook is not None
 
 
+ENDING = frozenset({SubState.ABORTING, SubState.STOPPING, SubState.KILLING})
+"""What is only waited for in these states was signalled before, or was to be: it is put on record first."""
+
+
 def strays(found: Iterable[Found], kept: Iterable[tuple[InstanceName, int]]) -> list[Found]:
     """The processes that belong to none of the generations that are kept, and so to nobody."""
     known = set(kept)

@@ -27,6 +27,7 @@ from parsupd.core.events import (
     DeadlineReached,
     DependenciesReady,
     DependencyFailed,
+    EndInterrupted,
     Exited,
     Extended,
     FoundReady,
@@ -113,6 +114,7 @@ _TOO_LATE: dict[type[UnitEvent], Rule] = {
     ReloadBegun: basics.ignore_late,
     StopBegun: basics.ignore_late,
     Extended: basics.ignore_late,
+    EndInterrupted: basics.ignore_late,
     LastSign: basics.ignore_late,
     WatchdogFired: basics.ignore_late,
 }
@@ -249,6 +251,7 @@ TABLE: Mapping[SubState, Mapping[type[UnitEvent], Rule]] = {
     },
     SubState.ABORTING: {
         **_ENDING,
+        EndInterrupted: stopping.signal_again,
         Exited: stopping.aborted,
         HookEnded: stopping.abort_hook_ended,
         DeadlineReached: stopping.not_aborted,
@@ -260,8 +263,8 @@ TABLE: Mapping[SubState, Mapping[type[UnitEvent], Rule]] = {
         HookEnded: stopping.stop_hook_ended,
         DeadlineReached: stopping.stop_hook_timed_out,
     },
-    SubState.STOPPING: {**_DOWNWARD, DeadlineReached: stopping.kill},
-    SubState.KILLING: {**_DOWNWARD, DeadlineReached: stopping.not_killed},
+    SubState.STOPPING: {**_DOWNWARD, EndInterrupted: stopping.signal_again, DeadlineReached: stopping.kill},
+    SubState.KILLING: {**_DOWNWARD, EndInterrupted: stopping.signal_again, DeadlineReached: stopping.not_killed},
     SubState.UNKILLABLE: _DOWNWARD,
     SubState.STOP_POST: {
         **_ENDING,

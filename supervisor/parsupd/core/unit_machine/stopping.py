@@ -19,6 +19,7 @@ from parsupd.core.effects import (
 from parsupd.core.events import (
     DeadlineReached,
     DependencyFailed,
+    EndInterrupted,
     Exited,
     GroupEmpty,
     HookEnded,
@@ -144,10 +145,7 @@ def abort(state: UnitState, now: float, reason: str) -> Step:
     """It gives no sign of life: it may leave a dump of its stacks, before it is ended as everything else."""
     instance, generation = state.instance, state.generation
     cause = ExitCause.watchdog(reason)
-    effects = withdrawn(state)
-    if the_run(state).hook is not None:
-        effects.append(EndHook(instance, generation, SIGKILL))
-    effects.append(SignalMain(instance, generation, SIGABRT))
+    effects = [*withdrawn(state), *_ends_hook(state, SIGKILL), SignalMain(instance, generation, SIGABRT)]
     return move(
         with_run(_not_ready(state, now), verdict=cause),
         SubState.ABORTING,
@@ -172,11 +170,21 @@ def _terminate(state: UnitState, now: float, reason: str, *effects: UnitEffect) 
     if is_over(run):
         step = _wind_up(state, now, reason)
         return step._replace(effects=(*effects, *step.effects))
-    signals = _signals(state, state.spec.kill_signal)
-    if run.hook is not None:
-        signals.append(EndHook(state.instance, state.generation, SIGTERM))
     at = deadline(now, state.spec.timeout_stop_s)
-    return move(state, SubState.STOPPING, now, reason, *effects, *signals, deadline_at=at)
+    return move(state, SubState.STOPPING, now, reason, *effects, *_asks(state), deadline_at=at)
+
+
+def _asks(state: UnitState) -> list[UnitEffect]:
+    """All of it to end."""
+    return [*_signals(state, state.spec.kill_signal), *_ends_hook(state, SIGTERM)]
+
+
+def _kills(state: UnitState) -> list[UnitEffect]:
+    return [*_signals(state, SIGKILL), *_ends_hook(state, SIGKILL)]
+
+
+def _ends_hook(state: UnitState, signal: int) -> list[UnitEffect]:
+    return [] if the_run(state).hook is None else [EndHook(state.instance, state.generation, signal)]
 
 
 def _signals(state: UnitState, signal: int) -> list[UnitEffect]:
@@ -277,6 +285,18 @@ def interrupted(state: UnitState, event: SpawnInterrupted, now: float) -> Step: 
     return _end(state, now)
 
 
+def signal_again(state: UnitState, event: EndInterrupted, now: float) -> Step:  # noqa: ARG001
+    """Twice is better than never: who was not asked to end would be killed when its time is over."""
+    match state.sub_state:
+        case SubState.ABORTING:
+            signals: list[UnitEffect] = [SignalMain(state.instance, state.generation, SIGABRT)]
+        case SubState.STOPPING:
+            signals = _asks(state)
+        case _:
+            signals = _kills(state)
+    return stay(state, "whether it was signalled is not known, so it is once more", *signals)
+
+
 def main_exited(state: UnitState, event: Exited | Launched, now: float) -> Step:
     """Main process gone, group perhaps not.
 
@@ -315,14 +335,11 @@ def kill(state: UnitState, event: DeadlineReached, now: float) -> Step:  # noqa:
         reason = f"its spawn was given up {spec.timeout_stop_s:g} s ago and has not ended"
     if run.verdict is None and run.exit is None:
         state = with_run(state, verdict=ExitCause.timed_out(f"not down {spec.timeout_stop_s:g} s after {signal}"))
-    hook = [] if run.hook is None else [EndHook(state.instance, state.generation, SIGKILL)]
     if not spec.send_sigkill and not run.empty:
         once_more = _signals(state, spec.kill_signal)  # it may have wanted to end by itself, and got none till now
         reason = f"{reason}, and send_sigkill is false; no second copy is started while it lives"
-        return _give_up(state, now, reason, *once_more, *hook)
-    return move(
-        state, SubState.KILLING, now, reason, *_signals(state, SIGKILL), *hook, deadline_at=now + KILL_PATIENCE_S
-    )
+        return _give_up(state, now, reason, *once_more, *_ends_hook(state, SIGKILL))
+    return move(state, SubState.KILLING, now, reason, *_kills(state), deadline_at=now + KILL_PATIENCE_S)
 
 
 def not_killed(state: UnitState, event: DeadlineReached, now: float) -> Step:  # noqa: ARG001
