@@ -43,14 +43,11 @@ def test_the_tests_that_are_named_exist() -> None:
 
 
 def test_each_key_of_a_unit_is_tried_with_a_real_process() -> None:
-    """By name, in a test that starts parsupd; but for delays by chance, and a limit that Linux has had no use for since 2.4."""
+    """By name, in a test that starts parsupd."""
     folders = [ROOT / "tests" / name for name in ("system", "crash", "machine")]
     text = "\n".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
     limits = {f"limit_{name}" for name in re.findall(r'"([a-z]+)"', text)}
-    assert {key for key in UNIT_KEYS if key not in text and key not in limits} == {
-        "schedule_jitter_sec",
-        "limit_locks",
-    }
+    assert {key for key in UNIT_KEYS if key not in text and key not in limits} == set()
 
 
 def test_the_changelog_has_the_version() -> None:

@@ -26,6 +26,7 @@ import json, os, resource
 names = [name for name in dir(resource) if name.startswith("RLIMIT_")]
 print(json.dumps({
     "limits": {name: resource.getrlimit(getattr(resource, name)) for name in names},
+    "locks": next(line.split()[3:5] for line in open("/proc/self/limits") if line.startswith("Max file locks")),
     "nice": os.nice(0), "cpus": sorted(os.sched_getaffinity(0)), "umask": f"{os.umask(0):o}",
     "oom": int(open("/proc/self/oom_score_adj").read()), "ids": os.getresuid() + os.getresgid(),
     "groups": os.getgroups(), "cwd": os.getcwd(), "home": os.environ.get("HOME"), "user": os.environ.get("USER"),
@@ -54,6 +55,7 @@ def test_all_of_them_hold(tmp_path: Path) -> None:
         "stack": "4M",
         "fsize": [1 << 20, 1 << 30],
         "data": "3G",
+        "locks": [5, 6],
     }
     cpu = max(os.sched_getaffinity(0))
     keys = {"nice": 7, "cpu_affinity": [cpu], "oom_score_adj": 900, "umask": "027", "working_directory": "/usr"}
@@ -67,6 +69,7 @@ def test_all_of_them_hold(tmp_path: Path) -> None:
     assert found["limits"]["RLIMIT_DATA"] == [3 << 30, 3 << 30]
     assert found["limits"]["RLIMIT_FSIZE"] == [1 << 20, 1 << 30]
     assert {name: found["limits"][f"RLIMIT_{name.upper()}"] for name in LOW} == {name: [0, 0] for name in LOW}
+    assert found["locks"] == ["5", "6"]  # Python has no name for it
     assert (found["nice"], found["cpus"], found["oom"], found["umask"]) == (7, [cpu], 900, "27")
     assert found["cwd"] == "/usr"
     assert found["ids"] == [*os.getresuid(), *os.getresgid()]

@@ -40,6 +40,16 @@ def test_a_cron_time_is_shown(tmp_path: Path) -> None:
         assert "next run at" in status["reason"]
 
 
+def test_units_with_jitter_do_not_start_together(tmp_path: Path) -> None:
+    """Those of one cron time are due at times of their own, each after it and within the jitter."""
+    names = [f"job{number}" for number in range(10)]
+    keys = "type = 'oneshot'\nexec = ['/bin/true']\nschedule = '0 0 1 1 *'\nschedule_jitter_sec = 3600\n"
+    with daemon(tmp_path, "".join(f"[unit.{name}]\n{keys}" for name in names)) as parsupd:
+        due = [parsupd.status(f"{name}@1")["next_run_at"] for name in names]
+    assert len(set(due)) == len(names)
+    assert {time.localtime(at)[1:4] for at in due} == {(1, 1, 0)}
+
+
 @pytest.mark.parametrize(("overlap", "most"), [("skip", 1), ("queue", 1), ("kill", 1)])
 def test_two_runs_never_overlap(tmp_path: Path, overlap: str, most: int) -> None:
     """Whatever the policy, one process of the instance lives at a time; with `kill` the older one makes room."""
