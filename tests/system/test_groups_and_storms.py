@@ -112,6 +112,7 @@ def test_a_storm_is_braked_and_said(run: Run) -> None:
     daemon.ask("start", waiting()[:1])
     assert len(waiting()) == 4
     _, _, stderr = daemon.stop()
+    assert "Traceback" not in stderr, stderr
     (record,) = [line for line in map(json.loads, stderr.splitlines()) if line["event"] == "restart_storm"]
     assert record["level"] == "error"
 
