@@ -93,7 +93,7 @@ class LogPipes:
         source = Source(str(instance), generation, STREAMS[which])
         self._folder.mkdir(mode=0o700, exist_ok=True)
         # Under another name first: a logger that is just looking around would take it for one whose unit has ended.
-        path, new = self._folder / fifo_name(source), self._folder / f"new-{fifo_name(source)}"
+        path, new = self._folder / fifo_name(source), self._folder / f"{fifo_name(source)}.new"
         new.unlink(missing_ok=True)
         os.mkfifo(new, 0o600)
         fd = os.open(new, os.O_RDWR | os.O_CLOEXEC)

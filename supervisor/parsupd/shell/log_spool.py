@@ -54,8 +54,9 @@ def find_fifos(folder: str) -> list[Source]:
     with os.scandir(folder) as entries:
         for entry in entries:
             source = parse_fifo_name(entry.name)
-            if source is not None and stat.S_ISFIFO(entry.stat(follow_symlinks=False).st_mode):
-                found.append(source)
+            with contextlib.suppress(FileNotFoundError):  # renamed or removed since it was listed
+                if source is not None and stat.S_ISFIFO(entry.stat(follow_symlinks=False).st_mode):
+                    found.append(source)
     return sorted(found)
 
 
