@@ -109,8 +109,8 @@ def test_nothing_is_lost_or_doubled_and_the_order_is_kept(machine: Machine) -> N
 
 def disturb(service: Service, machine: Machine) -> None:
     """Replaces parsupd, by restart and by kill -9 in turn, whenever the first worker has said so much more, until all have
-    said all. What they did is told by files: a `journalctl --follow` would take of journald's time, and has missed entries
-    when journald began another file.
+    said all. What they did is told by files: a `journalctl --follow` would take of journald's time, and would
+    wait in vain for a record that was lost.
 
     Not without a pause: parsupd's own starts would then take the time that journald needs.
     """
