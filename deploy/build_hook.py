@@ -1,12 +1,16 @@
-"""Makes manual pages and completions when a wheel is built, and puts the files of deploy/ into it as parsupd/deploy.
+"""Makes manual pages, completions and workerlib's C part when a wheel is built, and puts the files of deploy/ into it
+as parsupd/deploy.
 
-They go to deploy/generated, which git ignores, and where an editable installation reads them.
+The pages and completions go to deploy/generated, which git ignores, and where an editable installation reads them; the
+C part of an editable installation goes beside its source. Without a C compiler or Python's headers there is none, and
+the same functions in Python serve.
 
 Manuals are Markdown in deploy/man; docutils turns them into roff. A line `{{README: Title}}` stands for that section of
 README.md, so that nothing is written down twice. Completions are click's own.
 """
 
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from click import Command
 from click.shell_completion import get_completion_class
 from docutils.core import publish_string
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from setuptools import Distribution, Extension
 
 COMMANDS = ("parsupctl", "parsupd")
 SOURCES = {"build_hook.py", "debian.py", "man", "Containerfile"}
@@ -91,6 +96,16 @@ def generate(root: Path, version: str) -> None:
         (generated / name).write_text(text if text.endswith("\n") else f"{text}\n", encoding="utf-8")
 
 
+def compile_speedups(root: Path, folder: Path) -> Path:
+    """Where the C part is, below `folder`; nothing is there when it cannot be compiled, of which setuptools warns."""
+    extension = Extension("workerlib._speedups", [str(root / "workerlib/_speedups.c")], optional=True)
+    command = Distribution({"ext_modules": [extension]}).get_command_obj("build_ext")
+    command.build_lib, command.build_temp = str(folder), str(folder / "objects")
+    command.ensure_finalized()
+    command.run()
+    return Path(command.get_ext_fullpath(extension.name))
+
+
 class CustomBuildHook(BuildHookInterface[Any]):
     """hatch looks for it by this name."""
 
@@ -98,7 +113,25 @@ class CustomBuildHook(BuildHookInterface[Any]):
         """Before the files are collected. An editable wheel points to the checkout, and needs no copies."""
         root = Path(self.root)
         generate(root, self.metadata.version)
-        if version != "editable":
-            for entry in (root / "deploy").iterdir():
-                if entry.name not in SOURCES:
-                    build_data["force_include"][str(entry)] = f"parsupd/deploy/{entry.name}"
+        self.compiled = tempfile.TemporaryDirectory(prefix="parsupd-build-")
+        speedups = compile_speedups(root, Path(self.compiled.name))
+        if version == "editable":
+            beside_source = root / "workerlib" / speedups.name
+            if speedups.exists():  # an older one is not written over: processes may be running it
+                fresh = beside_source.with_suffix(".new")
+                fresh.write_bytes(speedups.read_bytes())
+                fresh.replace(beside_source)
+            else:
+                beside_source.unlink(missing_ok=True)
+            return
+        for entry in (root / "deploy").iterdir():
+            if entry.name not in SOURCES:
+                build_data["force_include"][str(entry)] = f"parsupd/deploy/{entry.name}"
+        if speedups.exists():
+            build_data["force_include"][str(speedups)] = f"workerlib/{speedups.name}"
+            build_data["pure_python"] = False
+            build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002 - hatch's
+        """After the wheel was written."""
+        self.compiled.cleanup()

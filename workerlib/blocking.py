@@ -51,7 +51,7 @@ from workerlib.shell.blocking_socket import SOON_S, BlockingSocket, now, open_so
 from workerlib.shell.compression import inflate
 from workerlib.shell.environment import effective_settings
 from workerlib.shell.pickling import why_not_trusted
-from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings, functions_of
+from workerlib.spec import RPC, Function, Kind, OneWay, Pipe, Rpc, RpcSettings, functions_of
 
 if TYPE_CHECKING:
     from workerlib.common import WorkerInfo
@@ -256,7 +256,7 @@ class Connection:
             outgoing = prepare(function, self._outgoing, self._offer, self.uri, self._why_not_trusted)
         if outgoing.sends_items:
             return self._send_items(args, lambda args: outgoing.payload(args, kwargs), outgoing, outgoing.name)
-        return self._dispatch(function.kind, outgoing.payload(args, kwargs), outgoing, function.qualified_name)
+        return self._dispatch(outgoing.kind, outgoing.payload(args, kwargs), outgoing, outgoing.name)
 
     def _why_not_trusted(self) -> str | None:
         uid = self._socket.peer_uid() if self._socket is not None else None
@@ -328,7 +328,7 @@ class Connection:
         if self._socket is None or len(payload) > self.settings.max_message_size:
             self._check_open()
             check_size(payload, self.settings.max_message_size, f"the arguments of {name}")
-        if kind is Kind.RPC:
+        if kind is RPC:
             return self._call(payload, outgoing, name)
         if kind is Kind.ONE_WAY:
             self._out.append(memoryview(self._session.call_one_way(payload)))

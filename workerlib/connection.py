@@ -52,7 +52,7 @@ from workerlib.shell.compression import inflate
 from workerlib.shell.pickling import why_not_trusted
 from workerlib.shell.recent_log import LogRecord
 from workerlib.shell.transport import Peer, Wire, open_connection
-from workerlib.spec import Function, Kind, OneWay, Pipe, Rpc, RpcSettings
+from workerlib.spec import RPC, Function, Kind, OneWay, Pipe, Rpc, RpcSettings
 from workerlib.streams import StateStream, Stream
 
 P = ParamSpec("P")
@@ -252,7 +252,7 @@ class Connection:
         session, wire = self._session, self._wire
         if session.closed is not None or wire is None or len(payload) > self.settings.max_message_size:
             wire = self._check_open(payload, name)
-        if kind is Kind.RPC:
+        if kind is RPC:
             seq, data = session.call(payload)
             future = self._loop.create_future()
             if seq - 1 in self._replies:  # the call before has no answer yet: there may be many at a time

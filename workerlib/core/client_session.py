@@ -2,12 +2,12 @@
 
 import enum
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from workerlib.core import frames
-from workerlib.core.frames import Frame, Inflate
+from workerlib.core.frames import Frame, Inflate, encode_plain, sole_plain
 from workerlib.core.payload import MSGPACK, encode
-from workerlib.core.session import DIALECT, MAX_SEQ, PING, SessionEnd, State
+from workerlib.core.session import DIALECT, HANDSHAKE, MAX_SEQ, OPEN, PING, SessionEnd
 from workerlib.errors import ProtocolError, UsageError
 from workerlib.spec import RpcSettings
 
@@ -45,15 +45,11 @@ class ClientSession(SessionEnd):
         """A shortcut past `receive` for the common case: the sequence number, if `data` is exactly one plain result
         in MessagePack, of a call that waits for it; with `wanted`, of that call. Else -1, and nothing has happened.
         """
-        size = len(data)
-        if self.state is not State.OPEN or self._parser.buffered or not frames.HEADER_SIZE <= size <= self._longest:
+        if self.state is not OPEN or self._parser.buffered or len(data) > self._longest:
             return -1
-        head, seq, length, tail = frames.unpack_plain(data)
+        seq = sole_plain(data, _RESULT, b"")
         if (
-            head != _RESULT
-            or tail != frames.PLAIN_TAIL
-            or size != frames.HEADER_SIZE + length
-            or seq not in self._pending
+            seq not in self._pending
             or seq in self._granted
             or seq in self._sending
             or (wanted and seq != wanted)
@@ -61,7 +57,7 @@ class ClientSession(SessionEnd):
             return -1
         self._pending.discard(seq)
         self._heard = True
-        return cast("int", seq)
+        return seq
 
     def connect(self, target: str, value: Any) -> bytes:
         """The opening CONNECT; `value` is the connection-state argument, or nothing for none."""
@@ -76,7 +72,7 @@ class ClientSession(SessionEnd):
         self._open(dialect, now)
 
     def _admit(self, frame: Frame) -> bool:
-        if frame.type == frames.RESULT and self.state is State.OPEN:
+        if frame.type == frames.RESULT and self.state is OPEN:
             if frame.seq not in self._pending:
                 raise ProtocolError(f"a result for sequence number {frame.seq}, which was not asked for")
             if self._sending and frame.seq in self._sending:
@@ -89,7 +85,7 @@ class ClientSession(SessionEnd):
             else:
                 self._pending.discard(frame.seq)
             return True
-        if self.state is State.HANDSHAKE:
+        if self.state is HANDSHAKE:
             if self._greeted and frame.type == frames.PING:
                 return self._admit_ping(frame)  # the server may beat as soon as it has accepted
             if self._greeted or frame.type not in {frames.CONNECT_OK, frames.CONNECT_FAIL}:
@@ -144,7 +140,7 @@ class ClientSession(SessionEnd):
             seq = self._next_seq()
         self._seq = seq
         self._pending.add(seq)
-        return seq, frames.encode_plain(_INVOKE, seq, payload)
+        return seq, encode_plain(_INVOKE, seq, payload)
 
     def call_with_items(self, payload: bytes) -> tuple[int, bytes]:
         """A call that sends a stream of items; `items`, `end` and `abort` follow. Raises UsageError as `call` does."""
@@ -152,7 +148,7 @@ class ClientSession(SessionEnd):
         self._pending.add(seq)
         self._sending[seq] = Left.ANSWER | Left.SERVERS_END | Left.CLIENTS_END
         self._credit[seq] = self._first_credit
-        return seq, frames.encode_plain(_INVOKE_WITH_ITEMS, seq, payload)
+        return seq, encode_plain(_INVOKE_WITH_ITEMS, seq, payload)
 
     def end(self, seq: int, payload: bytes, *, failed: bool = False) -> bytes:
         self._say_end(seq)
@@ -167,7 +163,7 @@ class ClientSession(SessionEnd):
             self._settle(seq, Left.CLIENTS_END)
 
     def call_one_way(self, payload: bytes) -> bytes:
-        return frames.encode_plain(_INVOKE_ONE_WAY, self._next_seq(), payload)
+        return encode_plain(_INVOKE_ONE_WAY, self._next_seq(), payload)
 
     def ping(self) -> tuple[int, bytes]:
         """Asks for a pong: an event PING with the same sequence number."""

@@ -43,9 +43,9 @@ NO_ANNOTATIONS: Mapping[str, bytes] = MappingProxyType({})
 # The common message has no annotations and no correlation id: then all after the payload's length is constant, and so
 # is all before the sequence number for one (type, serializer, flags). One small pack does instead of one of 11 fields.
 _PLAIN = struct.Struct("!10sHI24s")
-PLAIN_TAIL = struct.pack("!I16sHH", 0, NO_CORRELATION, 0, MAGIC)
+_PLAIN_TAIL = struct.pack("!I16sHH", 0, NO_CORRELATION, 0, MAGIC)
 _pack_plain = _PLAIN.pack
-unpack_plain = _PLAIN.unpack_from
+_unpack_plain: Callable[..., tuple[bytes, int, int, bytes]] = _PLAIN.unpack_from
 _START = struct.pack("!4sH", b"PYRO", VERSION)
 
 
@@ -77,9 +77,34 @@ def head(kind: int, serializer: int, flags: int = 0) -> bytes:
     return struct.pack("!4sHBBH", b"PYRO", VERSION, kind, serializer, flags)
 
 
-def encode_plain(start: bytes, seq: int, payload: bytes) -> bytes:
-    """A message without annotations from its constant `head`. The hot path of every call."""
-    return _pack_plain(start, seq, len(payload), PLAIN_TAIL) + payload
+def encode_plain_in_python(start: bytes, seq: int, payload: bytes, /) -> bytes:
+    """A message without annotations from its constant `head`; a payload in Parts stays in parts."""
+    return _pack_plain(start, seq, len(payload), _PLAIN_TAIL) + payload
+
+
+def sole_plain_in_python(data: bytes, start: bytes, prefix: bytes, /) -> int:
+    """The sequence number, if `data` is exactly one message without annotations that has this `head`, and a payload
+    that begins with `prefix`; else -1.
+    """
+    size = len(data)
+    if size < HEADER_SIZE:
+        return -1
+    found, seq, length, tail = _unpack_plain(data)
+    if (
+        found == start
+        and tail == _PLAIN_TAIL
+        and size == HEADER_SIZE + length
+        and data.startswith(prefix, HEADER_SIZE)
+    ):
+        return seq
+    return -1
+
+
+# Every call goes through these two, twice at each end.
+try:
+    from workerlib._speedups import encode_plain, sole_plain
+except ImportError:
+    encode_plain, sole_plain = encode_plain_in_python, sole_plain_in_python
 
 
 def encode(
@@ -205,10 +230,10 @@ class FrameParser:
             return self._feed_buffered(data)
         # Plain messages that are whole, one or many: the case of every small call. No buffer is touched.
         while size - at >= HEADER_SIZE:
-            start, seq, length, tail = unpack_plain(data, at)
+            start, seq, length, tail = _unpack_plain(data, at)
             end = at + HEADER_SIZE + length
             plain = _PLAIN_HEADS.get(start)
-            if plain is None or tail != PLAIN_TAIL or length > self._max_size:
+            if plain is None or tail != _PLAIN_TAIL or length > self._max_size:
                 break
             if end > size:
                 if length >= LARGE:
@@ -236,7 +261,7 @@ class FrameParser:
         self._large.take(data[body:])
 
     def _end_large(self, large: LargePayload) -> Frame:
-        start, seq, _, _ = unpack_plain(self.buffered, 0)
+        start, seq, _, _ = _unpack_plain(self.buffered, 0)
         kind, serializer, flags = _PLAIN_HEADS[start]
         payload = memoryview(large.whole()) if serializer == 4 else bytes(large.whole())
         self._large = None

@@ -30,12 +30,12 @@ Mutable, unlike the other machines: a copy of the state for each call would cost
 import enum
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 
 from workerlib.core import frames
-from workerlib.core.frames import Frame, FrameParser, Inflate
+from workerlib.core.frames import Frame, FrameParser, Inflate, encode_plain, sole_plain
 from workerlib.core.heartbeat import Heartbeat, Verdict
 from workerlib.core.payload import MSGPACK, NIL, encode
 from workerlib.errors import ConnectionLost, ProtocolError
@@ -57,6 +57,10 @@ class State(enum.Enum):
     HANDSHAKE = "handshake"
     OPEN = "open"
     CLOSED = "closed"
+
+
+# Before CPython 3.12, `State.OPEN` costs as much as the rest of a look at the state: members are found by __getattr__.
+HANDSHAKE, OPEN, CLOSED = State
 
 
 class CloseKind(enum.Enum):
@@ -120,7 +124,7 @@ class SessionEnd:
 
     def __init__(self, settings: RpcSettings, inflate: Inflate, now: float) -> None:
         self.settings = settings
-        self.state = State.HANDSHAKE
+        self.state = HANDSHAKE
         self.dialect = False
         self.closed: Closed | None = None
         self.deadline_at = now + settings.handshake_timeout_s
@@ -241,7 +245,7 @@ class SessionEnd:
         """Judges deadlines at `now`; call it at `deadline_at`, after all input that is there has been fed."""
         if self.closed is not None:
             return []
-        if self.state is State.HANDSHAKE and now >= self._handshake_by:
+        if self.state is HANDSHAKE and now >= self._handshake_by:
             return [self.close(CloseKind.HANDSHAKE_TIMEOUT, f"{self.settings.handshake_timeout_s:g} s")]
         if self._held_since is not None:
             self._set_deadline()
@@ -290,7 +294,7 @@ class SessionEnd:
     def _set_deadline(self) -> None:
         if self.closed is not None:
             return
-        handshake_by = self._handshake_by if self.state is State.HANDSHAKE else math.inf
+        handshake_by = self._handshake_by if self.state is HANDSHAKE else math.inf
         if self._held_since is not None:
             self.deadline_at = handshake_by
             return
@@ -308,7 +312,7 @@ class SessionEnd:
         return output
 
     def _open(self, dialect: Mapping[str, Any] | None, now: float) -> None:
-        self.state = State.OPEN
+        self.state = OPEN
         if dialect is not None:
             self.dialect = True
             self._first_credit = dialect["window"]
@@ -322,7 +326,7 @@ class SessionEnd:
         """Ends the session; the first reason given stays."""
         if self.closed is None:
             self.closed = Closed(kind, detail)
-            self.state = State.CLOSED
+            self.state = CLOSED
             self.deadline_at = math.inf
         return self.closed
 
@@ -337,7 +341,7 @@ class SessionEnd:
         left = self._credit[seq] - count
         assert left >= 0, "items were sent without credit"
         self._credit[seq] = left
-        return frames.encode_plain(_ITEM, seq, payload)
+        return encode_plain(_ITEM, seq, payload)
 
     def end(self, seq: int, payload: bytes, *, failed: bool = False) -> bytes:
         """The end of a stream sent from here; `payload` is nil, or the error when it `failed`."""
@@ -373,11 +377,11 @@ class ServerSession(SessionEnd):
         self._wanted: set[int] = set()  # streams received here whose sender was not told that it may stop
 
     def _admit(self, frame: Frame) -> bool:
-        if frame.type == frames.INVOKE and self.state is State.OPEN:
+        if frame.type == frames.INVOKE and self.state is OPEN:
             if frame.flags & frames.ITEM_STREAM and self.dialect:
                 self._expect_items(frame.seq)
             return True
-        if self.state is State.HANDSHAKE:
+        if self.state is HANDSHAKE:
             if frame.type != frames.CONNECT or self._connecting:
                 raise ProtocolError(f"message type {frame.type:#x} before the handshake was over")
             self._connecting = True
@@ -404,20 +408,12 @@ class ServerSession(SessionEnd):
         """A shortcut past `receive` for the common case: the sequence number, if `data` is exactly one call in
         MessagePack, whose payload begins with `prefix` and has no keyword arguments. Else -1, and nothing happened.
         """
-        size = len(data)
-        if self.state is not State.OPEN or self._parser.buffered or not frames.HEADER_SIZE < size <= self._longest:
+        if self.state is not OPEN or self._parser.buffered or len(data) > self._longest or data[-1] != _NO_KEYWORDS:
             return -1
-        head, seq, length, tail = frames.unpack_plain(data)
-        if (
-            head != _INVOKE
-            or tail != frames.PLAIN_TAIL
-            or size != frames.HEADER_SIZE + length
-            or data[-1] != _NO_KEYWORDS
-            or not data.startswith(prefix, frames.HEADER_SIZE)
-        ):
-            return -1
-        self._heard = True
-        return cast("int", seq)
+        seq = sole_plain(data, _INVOKE, prefix)
+        if seq >= 0:
+            self._heard = True
+        return seq
 
     def accept(
         self,
@@ -439,7 +435,7 @@ class ServerSession(SessionEnd):
     @staticmethod
     def result(seq: int, payload: bytes) -> bytes:
         """The common answer: MessagePack, no flags."""
-        return frames.encode_plain(_RESULT, seq, payload)
+        return encode_plain(_RESULT, seq, payload)
 
     @staticmethod
     def answer(

@@ -20,6 +20,33 @@ _register_task: Callable[[Any], None] = asyncio._register_task  # noqa: SLF001
 _unregister_task: Callable[[Any], None] = asyncio._unregister_task  # noqa: SLF001
 
 
+def first_step_in_python(
+    enter: Callable[[asyncio.AbstractEventLoop, Any], object],
+    leave: Callable[[asyncio.AbstractEventLoop, Any], object],
+    loop: asyncio.AbstractEventLoop,
+    task: Any,
+    coroutine: Coroutine[Any, Any, Any],
+    /,
+) -> tuple[bool, Any]:
+    """Runs a coroutine up to its first suspension as `task`: whether it has ended, and its result or what it awaits.
+
+    Raises what the coroutine does.
+    """
+    enter(loop, task)
+    try:
+        return False, coroutine.send(None)
+    except StopIteration as stop:
+        return True, stop.value
+    finally:
+        leave(loop, task)
+
+
+try:  # in C the end of a coroutine is no exception: that takes a quarter of the time
+    from workerlib._speedups import first_step
+except ImportError:
+    first_step = first_step_in_python
+
+
 def _raise(fatal: BaseException) -> None:
     raise fatal
 
@@ -57,27 +84,20 @@ class EagerTask(asyncio.Future[None]):
         True when it has ended with a `value`, and this task can be started again. Else look at `ended`: when it has,
         see `failure` and `reusable`; when it has not, call `follow`.
         """
-        self._coroutine = coroutine
-        self._context = context
-        return context.run(self._first_step)
-
-    def _first_step(self) -> bool:
         # What `_step` does, less all that cannot be in a first step: this is a third of the cost of a short call.
-        loop = self._loop_
-        _enter_task(loop, self)
+        self._coroutine = coroutine
         try:
-            waited = self._coroutine.send(None)  # type: ignore[union-attr] # `start` has just set it
-        except StopIteration as stop:
-            self.value = stop.value
+            ended, value = context.run(first_step, _enter_task, _leave_task, self._loop_, self, coroutine)
         except BaseException as raised:  # noqa: BLE001 - a task's outcome may be any error; its owner decides
             self.failure = raised
         else:
-            _leave_task(loop, self)
-            self._suspend(waited)
-            return False
-        _leave_task(loop, self)
+            if not ended:
+                self._context = context
+                self._suspend(value)
+                return False
+            self.value = value
         self._coroutine = None
-        if self.failure is None and self.reusable:
+        if self.failure is None and not (self._watched or self._cancels or self._must_cancel):
             return True
         self._finish()
         return False
