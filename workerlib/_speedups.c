@@ -79,7 +79,7 @@ encode_plain(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t coun
         memcpy(to + HEADER_SIZE, PyBytes_AS_STRING(args[2]), (size_t)size);
         return message;
     }
-    PyObject *whole = PyNumber_Add(message, args[2]);  /* Parts, which are not copied */
+    PyObject *whole = PyNumber_Add(message, args[2]);  /* Parts: they join themselves */
     Py_DECREF(message);
     return whole;
 }

@@ -253,12 +253,6 @@ def test_wrong_bytes_behind_a_large_message_are_refused_after_it() -> None:
         parser.check()
 
 
-def test_the_two_encoders_agree() -> None:
-    """The encoder of the hot path writes the same bytes as the general one."""
-    start = frames.head(frames.RESULT, 4, frames.ONE_WAY)
-    assert frames.encode_plain(start, 9, b"abc") == frames.encode(frames.RESULT, 4, frames.ONE_WAY, 9, b"abc")
-
-
 def test_encoded_annotations_are_read_back() -> None:
     """What `encode` writes, the parser reads."""
     data = frames.encode(frames.RESULT, 2, frames.ITEM_STREAM, 5, b"p", {"STRM": b"some-id", "ABCD": b""})

@@ -9,10 +9,19 @@ from typing import Any
 
 import pytest
 from support import ENGINES, run_async
+from twins import TWINS, C
 
+from workerlib.shell import eager
 from workerlib.shell.eager import EagerTask
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
+
+
+@pytest.fixture(params=TWINS, autouse=True)
+def first_step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything holds for the step in Python and for the one in C."""
+    step = eager.first_step_in_python if request.param == "Python" else C.first_step
+    monkeypatch.setattr(eager, "first_step", step)
 
 
 @pytest.fixture(params=ENGINES)

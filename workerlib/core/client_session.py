@@ -48,12 +48,7 @@ class ClientSession(SessionEnd):
         if self.state is not OPEN or self._parser.buffered or len(data) > self._longest:
             return -1
         seq = sole_plain(data, _RESULT, b"")
-        if (
-            seq not in self._pending
-            or seq in self._granted
-            or seq in self._sending
-            or (wanted and seq != wanted)
-        ):
+        if seq not in self._pending or seq in self._granted or seq in self._sending or (wanted and seq != wanted):
             return -1
         self._pending.discard(seq)
         self._heard = True

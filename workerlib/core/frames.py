@@ -78,7 +78,7 @@ def head(kind: int, serializer: int, flags: int = 0) -> bytes:
 
 
 def encode_plain_in_python(start: bytes, seq: int, payload: bytes, /) -> bytes:
-    """A message without annotations from its constant `head`; a payload in Parts stays in parts."""
+    """A message without annotations from its constant `head`; the payload may be Parts."""
     return _pack_plain(start, seq, len(payload), _PLAIN_TAIL) + payload
 
 
@@ -90,21 +90,18 @@ def sole_plain_in_python(data: bytes, start: bytes, prefix: bytes, /) -> int:
     if size < HEADER_SIZE:
         return -1
     found, seq, length, tail = _unpack_plain(data)
-    if (
-        found == start
-        and tail == _PLAIN_TAIL
-        and size == HEADER_SIZE + length
-        and data.startswith(prefix, HEADER_SIZE)
-    ):
+    if found == start and tail == _PLAIN_TAIL and size == HEADER_SIZE + length and data.startswith(prefix, HEADER_SIZE):
         return seq
     return -1
 
 
 # Every call goes through these two, twice at each end.
 try:
-    from workerlib._speedups import encode_plain, sole_plain
+    import workerlib._speedups as in_c
 except ImportError:
     encode_plain, sole_plain = encode_plain_in_python, sole_plain_in_python
+else:
+    encode_plain, sole_plain = in_c.encode_plain, in_c.sole_plain
 
 
 def encode(
