@@ -7,7 +7,7 @@ import inspect
 import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from typing import Any
 
 from workerlib.core.client_session import ClientSession
@@ -31,7 +31,7 @@ def one() -> int:
 class _Thread:
     """A plain iterator, which may block, taken in a thread: each item is handed to the loop as soon as it is there."""
 
-    def __init__(self, items: Iterator[Any], threads: ThreadPoolExecutor) -> None:
+    def __init__(self, items: Iterator[Any], threads: Executor) -> None:
         self._items = items
         self._threads = threads
         self._loop = asyncio.get_running_loop()
@@ -115,7 +115,7 @@ async def _adopt(items: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
         yield item
 
 
-def as_async(items: Any, threads: ThreadPoolExecutor | None, room: Room = one) -> AsyncGenerator[Any, None]:
+def as_async(items: Any, threads: Executor | None, room: Room = one) -> AsyncGenerator[Any, None]:
     """Whatever a pipe function gave, as an async generator. Raises TypeError when it gave no iterator."""
     if isinstance(items, AsyncGenerator):
         return items

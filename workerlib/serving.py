@@ -5,7 +5,7 @@ import contextvars
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any, cast
 
 from workerlib.core import frames
@@ -59,7 +59,7 @@ class Host:
         self.connections: set[ServerConnection] = set()
         self.stock_streams = StockStreams()
         self.base_context = contextvars.copy_context()
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: Executor | None = None
 
     def find(self, target: str) -> Servant:
         """The object with that id. Raises UnknownFunction."""
@@ -69,9 +69,12 @@ class Host:
         return servant
 
     @property
-    def threads(self) -> ThreadPoolExecutor:
+    def threads(self) -> Executor:
         """The pool for `def` functions, made when the first one is called."""
         if self._threads is None:
+            # Importing it takes as long as a small module of ours, and most workers have no `def` functions.
+            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
             self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="workerlib-call")
         return self._threads
 

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any, Protocol
 
 from workerlib.core import frames
@@ -31,10 +31,10 @@ class HasThreads(Protocol):
     settings: RpcSettings
 
     @property
-    def threads(self) -> ThreadPoolExecutor: ...
+    def threads(self) -> Executor: ...
 
 
-def _threads(callee: Callee, server: HasThreads) -> ThreadPoolExecutor | None:
+def _threads(callee: Callee, server: HasThreads) -> Executor | None:
     return None if callee.runs_on_loop else server.threads
 
 

@@ -14,8 +14,11 @@ from workerlib.core.parts import Extension, split_extension
 
 CODE = 0x6E
 
-_DTYPE = re.compile(r"[<>|=](?:[?biufc]\d{1,2}|[SUV]\d{1,7}|[mM]8(?:\[\d{0,9}[A-Za-zμ]{1,7}\])?)")
-"""The types of elements that are plain memory: no objects, no fields. What is more, numpy itself refuses."""
+_DTYPE = r"[<>|=](?:[?biufc]\d{1,2}|[SUV]\d{1,7}|[mM]8(?:\[\d{0,9}[A-Za-zμ]{1,7}\])?)"
+"""The types of elements that are plain memory: no objects, no fields. What is more, numpy itself refuses.
+
+Compiled when the first array comes: each worker process imports this file, and compiling takes as long as all else in it.
+"""
 
 
 class Head(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -44,7 +47,7 @@ class ArrayForm(Form):
     def dump(self, value: Any) -> Extension:
         self.check(value)
         dtype = value.dtype
-        if dtype.hasobject or dtype.fields is not None or not _DTYPE.fullmatch(dtype.str):
+        if dtype.hasobject or dtype.fields is not None or not re.fullmatch(_DTYPE, dtype.str):
             raise TypeError(f"an array of {dtype} cannot travel: its elements must be numbers, text, bytes or times")
         by_columns = value.flags.f_contiguous and not value.flags.c_contiguous
         flat = value.ravel("F" if by_columns else "C")  # copied only when it is contiguous in neither order
@@ -56,7 +59,7 @@ class ArrayForm(Form):
     def load(self, data: bytes | memoryview) -> Any:
         raw_head, memory = split_extension(memoryview(data))
         head = _decode_head(raw_head)
-        if not _DTYPE.fullmatch(head.dtype):
+        if not re.fullmatch(_DTYPE, head.dtype):
             raise ValueError(f"arrays of {head.dtype[:40]!r} are not accepted")
         if any(size < 0 for size in head.shape):
             raise ValueError(f"a shape of {head.shape}")
