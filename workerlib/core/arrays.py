@@ -17,7 +17,7 @@ CODE = 0x6E
 _DTYPE = r"[<>|=](?:[?biufc]\d{1,2}|[SUV]\d{1,7}|[mM]8(?:\[\d{0,9}[A-Za-zμ]{1,7}\])?)"
 """The types of elements that are plain memory: no objects, no fields. What is more, numpy itself refuses.
 
-Compiled when the first array comes: each worker process imports this file, and compiling takes as long as all else in it.
+Compiled when the first array comes: each worker imports this file, and compiling takes as long as all else in it.
 """
 
 
