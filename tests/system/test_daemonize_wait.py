@@ -20,13 +20,19 @@ from typing import Any
 import pytest
 from support import alive, children, process_state, wait_until
 
-from workerlib.shell import process
+from workerlib.shell import detach, process
 
 PROGRAM = Path(__file__).parent / "programs" / "daemonize_program.py"
 BOUND_S = 20.0
 MARK = "DAEMONIZE_TEST"
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changing users and pid namespaces need root")
+
+
+def _default_signals() -> None:
+    """Under nohup, or in the background of a shell, the tests inherit an "ignore", which their programs would get, too."""
+    for signum in detach.PASSED_ON:
+        signal.signal(signum, signal.SIG_DFL)
 
 
 class Program:
@@ -41,6 +47,7 @@ class Program:
         popen.setdefault("stdin", subprocess.DEVNULL)
         popen.setdefault("stdout", subprocess.PIPE)
         popen.setdefault("stderr", subprocess.PIPE)
+        popen.setdefault("preexec_fn", _default_signals)
         self.foreground = subprocess.Popen(
             [*prefix, sys.executable, str(PROGRAM), scenario, str(folder), *arguments],
             env={**os.environ, MARK: self.mark, "PYTHONUNBUFFERED": ""},
