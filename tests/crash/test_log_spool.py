@@ -292,6 +292,25 @@ def test_files_that_somebody_empties_or_removes(setup: Setup) -> None:
     os.close(folder._lock)
 
 
+def test_a_pipe_that_is_renamed_while_they_are_listed_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """parsupd names its pipes at any time: one that was listed, and has another name when it is looked at, is passed over."""
+    for number in (1, 2, 3):
+        os.mkfifo(tmp_path / log_spool.fifo_name(Source("a@1", number, "stdout")))
+    real = os.scandir
+
+    @contextlib.contextmanager
+    def renaming(folder: str) -> Iterator[list[os.DirEntry[str]]]:
+        with real(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+        os.rename(listed[1].path, f"{listed[1].path}.new")
+        yield listed
+
+    monkeypatch.setattr(os, "scandir", renaming)
+    assert [source.generation for source in log_spool.find_fifos(str(tmp_path))] == [1, 3]
+
+
 def test_a_log_of_another_boot_is_not_cut(setup: Setup) -> None:
     """After a crash of the machine, what is in the file is kept, and half a line is ended."""
     setup.logs.mkdir()

@@ -26,6 +26,10 @@ def ctl(running: Daemon, *arguments: str, check: bool = True) -> subprocess.Comp
     return subprocess.run(command, capture_output=True, text=True, check=check, timeout=20)
 
 
+def pipes(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_fifo()}
+
+
 def the_logger(running: Daemon) -> int:
     return wait_until(lambda: loggers(running.runtime), what="a logger")[0]
 
@@ -95,6 +99,18 @@ def test_a_logger_without_parsupd_ends_with_the_last_unit(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start units of other users")
+def test_a_pipe_that_a_kill_left_without_its_name_is_removed(tmp_path: Path) -> None:
+    """parsupd gives a pipe its name when it has opened it; the next one removes what never got there, and nothing else."""
+    with daemon(tmp_path, f"[unit.a]\n{simple('echo $$; exec sleep 1000', stdout='file')}") as running:
+        running.wait_for("a@1", lambda status: status["sub_state"] == "running")
+        folder = running.runtime / "logs"
+        assert pipes(folder) == {"a@1.1.stdout", "a@1.1.stderr"}
+        running.kill()
+        os.mkfifo(folder / "a@1.2.stdout.new")
+        running.start()
+        assert pipes(folder) == {"a@1.1.stdout", "a@1.1.stderr"}
+
+
 def test_a_unit_of_another_user_opens_its_own_stderr(tmp_path: Path) -> None:
     """Unlike a socket of the journal, the pipe can be opened by name, and only by who has it."""
     config = f"[unit.a]\n{simple('echo by name > /dev/stderr; exec sleep 600', stdout='file', user='nobody')}"

@@ -30,6 +30,9 @@ from workerlib import __version__
 
 PIPES, SOCKET = "logs", "logger.sock"  # as in logger.py, which does not load this and is not loaded here
 
+NEW = ".new"
+"""What the name of a pipe ends with until it is open for reading."""
+
 MARK = "PARSUP_LOGGER"
 """The variable that names the parsupd whose logger a process is."""
 
@@ -81,6 +84,8 @@ class LogPipes:
     def recover(self, settings: Mapping[InstanceName, LogSettings]) -> None:
         """Takes over the logger and the pipes of an earlier daemon, if there are any."""
         self._settings = {str(name): value for name, value in settings.items()}
+        for unnamed in self._folder.glob(f"*{NEW}"):  # it was killed in `open`
+            unnamed.unlink(missing_ok=True)
         connected = self._connect()  # first: who is done with a pipe from now on tells it here
         with contextlib.suppress(FileNotFoundError):
             for source in find_fifos(str(self._folder)):
@@ -93,7 +98,7 @@ class LogPipes:
         source = Source(str(instance), generation, STREAMS[which])
         self._folder.mkdir(mode=0o700, exist_ok=True)
         # Under another name first: a logger that is just looking around would take it for one whose unit has ended.
-        path, new = self._folder / fifo_name(source), self._folder / f"{fifo_name(source)}.new"
+        path, new = self._folder / fifo_name(source), self._folder / f"{fifo_name(source)}{NEW}"
         new.unlink(missing_ok=True)
         os.mkfifo(new, 0o600)
         fd = os.open(new, os.O_RDWR | os.O_CLOEXEC)
