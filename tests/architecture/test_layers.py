@@ -53,6 +53,7 @@ LAYERS = {
     "workerlib.servant": 5,
     "workerlib.serving": 5,
     "workerlib.server": 5,
+    "workerlib.exchange": 5,
     "workerlib.blocking": 5,
     "workerlib.role": 5,
     "workerlib.spawn_options": 5,
