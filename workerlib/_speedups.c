@@ -107,6 +107,22 @@ sole_plain(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     return PyLong_FromLong(data[SEQ_AT] << 8 | data[SEQ_AT + 1]);
 }
 
+PyDoc_STRVAR(unfilled_doc, "unfilled(size, /)\n--\n\n"
+                           "See workerlib.core.frames.");
+
+static PyObject *
+unfilled(PyObject *Py_UNUSED(module), PyObject *object)
+{
+    Py_ssize_t size = PyLong_AsSsize_t(object);
+    if (size == -1 && PyErr_Occurred())
+        return NULL;
+    if (size < 0) {
+        PyErr_SetString(PyExc_ValueError, "memory of less than nothing");
+        return NULL;
+    }
+    return PyByteArray_FromStringAndSize(NULL, size);
+}
+
 PyDoc_STRVAR(first_step_doc, "first_step(enter, leave, loop, task, coroutine, /)\n--\n\n"
                              "See workerlib.shell.eager.");
 
@@ -145,6 +161,7 @@ first_step(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 static PyMethodDef functions[] = {
     {"encode_plain", (PyCFunction)(void (*)(void))encode_plain, METH_FASTCALL, encode_plain_doc},
     {"sole_plain", (PyCFunction)(void (*)(void))sole_plain, METH_FASTCALL, sole_plain_doc},
+    {"unfilled", unfilled, METH_O, unfilled_doc},
     {"first_step", (PyCFunction)(void (*)(void))first_step, METH_FASTCALL, first_step_doc},
     {NULL, NULL, 0, NULL},
 };

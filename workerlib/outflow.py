@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from workerlib.core.client_session import ClientSession
 from workerlib.core.form import Form
 from workerlib.core.packing import pack_items
-from workerlib.core.parts import encode_list
+from workerlib.core.parts import LARGE, encode_list
 from workerlib.core.payload import NIL, NO_ENCODING, encode, encode_items, error_to_wire
 from workerlib.core.session import (
     ServerSession,
@@ -53,6 +53,7 @@ class Outflow:
         self._over = over
         self._form = form
         self.batch = FIRST_BATCH
+        self._large = False  # what was sent last
 
     def room(self) -> int:
         """Items that may be sent now, in one frame."""
@@ -73,6 +74,7 @@ class Outflow:
             self._send_singly(items)
             return
         count = len(items)
+        self._large = len(payload) >= LARGE
         self._wire.write(self._session.items(self._seq, payload, count))
         if len(payload) > BATCH_BYTES:
             self.batch = max(1, count * BATCH_BYTES // len(payload))
@@ -93,7 +95,7 @@ class Outflow:
             items = pack_items(self._form, items)
         except TypeError as error:
             raise ResultError(f"an item of {self._where} cannot be encoded: {error}") from error.__cause__
-        return encode_items(self._where, items)
+        return encode_items(self._where, items, large=self._large)
 
     def _refusal(self, text: str) -> Exception:
         return ResultError(text)
@@ -126,7 +128,7 @@ class Updates(Outflow):
 
     def _encode(self, items: list[Any]) -> bytes:
         try:
-            return encode_list(pack_items(self._form, items))
+            return encode_list(pack_items(self._form, items), large=self._large)
         except NO_ENCODING as error:
             raise self._refusal(f"an item for {self._where} cannot be encoded: {error}") from None
 

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workerlib.core import frames
 from workerlib.core.parts import (
     ALIGNMENT,
     LARGE,
     Extension,
     Parts,
+    Roomy,
     encode_list,
     encode_value,
     is_large,
@@ -19,7 +21,7 @@ from workerlib.core.parts import (
 )
 
 BIG = bytes(range(256)) * (LARGE // 256)
-decode = msgspec.msgpack.decode
+encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
 
 
 @given(
@@ -45,6 +47,22 @@ def test_only_large_buffers_are_put_into_parts(kind: Any) -> None:
     assert decode(bytes(encode_value(kind(BIG)))) == BIG
     assert type(encode_list([1, kind(BIG)])) is Parts
     assert type(encode_list([1, kind(BIG[:-1])])) is bytes
+
+
+@given(st.lists(st.text() | st.integers(-(1 << 63), 1 << 63) | st.lists(st.text())))
+def test_a_roomy_payload_is_what_messagepack_makes_of_the_values(values: list[Any]) -> None:
+    """Behind any header that is put before it; a header has the size that it leaves room for."""
+    header = frames.HEADER.pack(b"PYRO", 502, frames.ITEM, 4, 0, 7, 1, 0, bytes(16), 0, frames.MAGIC)
+    payload = encode_list(values, large=True)
+    assert type(payload) is Roomy
+    assert bytes(payload) == encode(values)
+    assert len(payload) == len(encode(values))
+    assert header + payload == header + encode(values)
+
+
+def test_large_buffers_are_put_into_parts_also_where_other_things_are_roomy() -> None:
+    """A buffer is not copied twice because something else was large before it."""
+    assert type(encode_list([BIG], large=True)) is Parts
 
 
 def test_memoryviews_of_other_shapes_are_sent_as_their_bytes() -> None:

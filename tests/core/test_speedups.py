@@ -61,6 +61,14 @@ def test_what_cannot_be_encoded_is_refused(twin: Any, arguments: tuple[Any, ...]
         twin("encode_plain")(*arguments)
 
 
+def test_memory_to_be_filled_has_the_size_that_was_asked_for(twin: Any) -> None:
+    """Whatever is in it; a size that cannot be is refused."""
+    assert [len(twin("unfilled")(size)) for size in (0, 1, 1 << 20)] == [0, 1, 1 << 20]
+    for wrong in (-1, None):
+        with pytest.raises((ValueError, TypeError)):
+            twin("unfilled")(wrong)
+
+
 MESSAGE = frames.encode(frames.RESULT, 4, 0, 0x1234, b"payload")
 NOT_THE_SOLE_ONE = {
     "nothing": b"",

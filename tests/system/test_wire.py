@@ -886,7 +886,7 @@ def test_a_stopped_server_is_lost_by_heartbeat(engine: str, path: Path) -> None:
         conn = await open_to(Uri("w", UnixLocation(str(path))), settings=settings)
         waiting = conn.run(Everything.wait)
         os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(ConnectionLost, match="no sign of life: for 0 s"):
+        with pytest.raises(ConnectionLost, match=r"no sign of life: for \d+ s"):
             await waiting
 
     try:

@@ -95,13 +95,20 @@ def sole_plain_in_python(data: bytes, start: bytes, prefix: bytes, /) -> int:
     return -1
 
 
-# Every call goes through these two, twice at each end.
+def unfilled_in_python(size: int, /) -> bytearray:
+    """Memory to be written to before anything is read from it: in C its old contents stay, which saves a tenth of the
+    time of a stream of large texts.
+    """
+    return bytearray(size)
+
+
+# Every call goes through the first two, twice at each end.
 try:
     import workerlib._speedups as in_c
 except ImportError:
-    encode_plain, sole_plain = encode_plain_in_python, sole_plain_in_python
+    encode_plain, sole_plain, unfilled = encode_plain_in_python, sole_plain_in_python, unfilled_in_python
 else:
-    encode_plain, sole_plain = in_c.encode_plain, in_c.sole_plain
+    encode_plain, sole_plain, unfilled = in_c.encode_plain, in_c.sole_plain, in_c.unfilled
 
 
 def encode(
@@ -152,7 +159,7 @@ class LargePayload:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._memory = bytearray(min(size, FIRST_ROOM))
+        self._memory = unfilled(min(size, FIRST_ROOM))
         self._filled = 0
 
     @property
@@ -163,7 +170,7 @@ class LargePayload:
     def room(self) -> memoryview:
         """Memory for what comes next; never empty while something is missing. Tell `filled` how much was used."""
         if self._filled == len(self._memory):
-            grown = bytearray(min(self._size, GROWTH * self._filled))
+            grown = unfilled(min(self._size, GROWTH * self._filled))
             grown[: self._filled] = self._memory
             self._memory = grown
         return memoryview(self._memory)[self._filled :]

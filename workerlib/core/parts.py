@@ -17,7 +17,11 @@ ALIGNMENT = 16
 
 BUFFERS = (bytes, bytearray, memoryview)
 
-encode = msgspec.msgpack.Encoder().encode
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+
+HEADROOM = 40
+"""Bytes of a message's header."""
 
 
 class Extension:
@@ -110,6 +114,34 @@ class Parts:
             self.add_value(value)
 
 
+class Roomy:
+    """A payload with room for its header before it, which passes for bytes as Parts do: for values that are large
+    without large buffers in them. Encoded by itself, it would be copied behind the header.
+    """
+
+    __slots__ = ("_memory",)
+
+    def __init__(self, value: Any) -> None:
+        """Raises what encoding does."""
+        self._memory = bytearray(HEADROOM)
+        _encoder.encode_into(value, self._memory, HEADROOM)
+
+    def __len__(self) -> int:
+        return len(self._memory) - HEADROOM
+
+    def __radd__(self, before: bytes) -> bytes:
+        """The whole message, once."""
+        self._memory[:HEADROOM] = before
+        return cast("bytes", self._memory)
+
+    def __bytes__(self) -> bytes:
+        return bytes(self._memory[HEADROOM:])
+
+    def as_payload(self) -> bytes:
+        """Itself, as what it passes for."""
+        return cast("bytes", self)
+
+
 def _size_of(value: bytes | bytearray | memoryview) -> int:
     return value.nbytes if isinstance(value, memoryview) else len(value)
 
@@ -136,10 +168,13 @@ def encode_value(value: Any) -> bytes:
     return parts.as_payload()
 
 
-def encode_list(values: list[Any]) -> bytes:
-    """An array of values as a payload, perhaps as Parts. Raises what encoding does."""
+def encode_list(values: list[Any], *, large: bool = False) -> bytes:
+    """An array of values as a payload, perhaps as Parts. Raises what encoding does.
+
+    `large`: what was encoded before was, and this is probably, too.
+    """
     if not any(map(is_large, values)):
-        return encode(values)
+        return Roomy(values).as_payload() if large else encode(values)
     parts = Parts()
     parts.add_array(values)
     return parts.as_payload()

@@ -387,10 +387,15 @@ def encode_stock_result(where: str, value: Any) -> bytes:
         raise ResultError(f"the result of {where} cannot be encoded: {error}") from None
 
 
-def encode_items(where: str, items: list[Any]) -> bytes:
-    """The payload of some items of a stream. Raises ResultError when one has no encoding."""
+def encode_items(where: str, items: list[Any], *, large: bool = False) -> bytes:
+    """The payload of some items of a stream, `large` if those before were.
+
+    Raises ResultError when one has no encoding.
+    """
     try:
-        return encode_list(items) if items and type(items[0]) in _MAY_BE_LARGE else encode(items)
+        if large or (items and type(items[0]) in _MAY_BE_LARGE):
+            return encode_list(items, large=large)
+        return encode(items)
     except NO_ENCODING as error:
         raise ResultError(f"the result of {where} cannot be encoded: {error}") from None
 
