@@ -6,16 +6,16 @@ C part of an editable installation goes beside its source. Without a C compiler 
 the same functions in Python serve.
 
 Manuals are Markdown in deploy/man; docutils turns them into roff. A line `{{README: Title}}` stands for that section of
-README.md, so that nothing is written down twice. Completions are click's own.
+README.md, so that nothing is written down twice. Completions
+are those of `parsupctl completion`.
 """
 
 import re
+import runpy
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from click import Command
-from click.shell_completion import get_completion_class
 from docutils.core import publish_string
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from setuptools import Distribution, Extension
@@ -23,7 +23,6 @@ from setuptools import Distribution, Extension
 COMMANDS = ("parsupctl", "parsupd")
 SOURCES = {"build_hook.py", "debian.py", "man", "Containerfile"}
 """What is of use only where something is built."""
-SHELLS = ("bash", "zsh", "fish")
 INCLUDE = re.compile(r"^\{\{README: (.+)\}\}$", re.MULTILINE)
 TITLE = re.compile(r"\A# ([\w.-]+)\((\d)\) - (.+)\n")
 HEADER = re.compile(r"^\.TH .*\n\.SH Name\n.*\n", re.MULTILINE)
@@ -73,15 +72,6 @@ def manual(source: str, readme: str, version: str) -> tuple[str, str]:
     return f"{name}.{number}", HEADER.sub(lambda _: header, roff, count=1)
 
 
-def completion(command: str, shell: str) -> str:
-    """The script of click, which asks the command itself what there is."""
-    kind = get_completion_class(shell)
-    assert kind is not None, "SHELLS are those that click knows"
-    text = kind(Command(command), {}, command, f"_{command.upper()}_COMPLETE").source()
-    # zsh loads the file at the first completion, and calls the function of the file's name from the second one on.
-    return text.replace(f"_{command}_completion", f"_{command}") if shell == "zsh" else text
-
-
 def generate(root: Path, version: str) -> None:
     """Writes everything below deploy/generated."""
     deploy = root / "deploy"
@@ -89,7 +79,9 @@ def generate(root: Path, version: str) -> None:
     texts = dict(
         manual(page.read_text(encoding="utf-8"), readme, version) for page in sorted((deploy / "man").glob("*.md"))
     )
-    texts |= {f"{command}.{shell}": completion(command, shell) for command in COMMANDS for shell in SHELLS}
+    shells = runpy.run_path(str(root / "supervisor/parsupd/ctl/shells.py"))  # not imported: the package needs more
+    script = shells["completion_script"]
+    texts |= {f"{command}.{shell}": script(command, shell) for command in COMMANDS for shell in shells["SHELLS"]}
     generated = deploy / "generated"
     generated.mkdir(exist_ok=True)
     for name, text in texts.items():

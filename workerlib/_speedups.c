@@ -1,6 +1,6 @@
-/* What every call goes through, in C: the twins of three small functions in Python, which serve where this was not
- * built. Nothing is decided here that is not decided there: tests/core/test_frames.py and tests/system/test_eager.py
- * run the same cases on both.
+/* What every call goes through, in C: the twins of small functions in Python, which serve where this was not built.
+ * Nothing is decided here that is not decided there: tests/core/test_speedups.py and tests/system/test_eager.py run the
+ * same cases on both.
  *
  * Measured with tests/benchmarks/call_path.py: taking a header apart in Python costs four objects and as many
  * comparisons, and a coroutine that ends tells its value by an exception. Not more is in C: of what is left, most is

@@ -58,6 +58,19 @@ def test_fish_completes(typed: str, offered: set[str], running: Controlled, root
     assert {line.split("\t")[0] for line in done.stdout.splitlines()} == offered
 
 
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_fish_shows_whole_descriptions(running: Controlled, root: Path, tmp_path: Path) -> None:
+    """Also behind a comma, at which click's own script cuts them off."""
+    script = f"source {root / 'fish/vendor_completions.d/parsupctl.fish'}; complete -C 'parsupctl '"
+    env = environment(running, tmp_path)
+    done = subprocess.run(["fish", "-c", script], env=env, capture_output=True, text=True, timeout=30, check=True)
+    shown = dict(line.split("\t") for line in done.stdout.splitlines())
+    described = subprocess.run([PARSUPCTL, "--help"], capture_output=True, text=True, timeout=30, check=True).stdout
+    commands = dict(re.findall(r"^  (\S+) {2,}(\S.*)$", described.partition("Commands:")[2], re.MULTILINE))
+    assert any("," in text for text in commands.values())
+    assert {name: shown.get(name) for name in commands} == commands
+
+
 class Terminal:
     """A shell that believes that somebody types."""
 

@@ -7,10 +7,9 @@ import click
 
 from parsupd.ctl import acting, calling, changing, importing, inspecting, logs, reading, running, top, watching
 from parsupd.ctl.client import INTERRUPTED, Failure, Options
+from parsupd.ctl.shells import SHELLS, completion_script
 from parsupd.ctl.values import SECONDS
 from workerlib import __version__
-
-SHELLS = ("bash", "zsh", "fish")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -55,13 +54,7 @@ def completion(shell: str) -> None:
       parsupctl completion zsh > "${fpath[1]}/_parsupctl"
       parsupctl completion fish > ~/.config/fish/completions/parsupctl.fish
     """
-    from click.shell_completion import get_completion_class  # noqa: PLC0415 - of use here only
-
-    script = get_completion_class(shell)
-    assert script is not None, "SHELLS are those that click knows"
-    text = script(cli, {}, "parsupctl", "_PARSUPCTL_COMPLETE").source()
-    # As deploy/build_hook.py does for what is installed, and says why.
-    click.echo(text.replace("_parsupctl_completion", "_parsupctl") if shell == "zsh" else text)
+    click.echo(completion_script("parsupctl", shell))
 
 
 for _command in (
