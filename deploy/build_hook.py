@@ -10,6 +10,7 @@ README.md, so that nothing is written down twice. Completions
 are those of `parsupctl completion`.
 """
 
+import os
 import re
 import runpy
 import tempfile
@@ -110,7 +111,7 @@ class CustomBuildHook(BuildHookInterface[Any]):
         if version == "editable":
             beside_source = root / "workerlib" / speedups.name
             if speedups.exists():  # an older one is not written over: processes may be running it
-                fresh = beside_source.with_suffix(".new")
+                fresh = beside_source.with_name(f"_speedups.{os.getpid()}.so")
                 fresh.write_bytes(speedups.read_bytes())
                 fresh.replace(beside_source)
             else:

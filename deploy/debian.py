@@ -93,11 +93,19 @@ def environment(tree: Path, interpreter: str) -> str:
     home = tree / HOME
     run(interpreter, "-m", "venv", "--without-pip", str(home))
     with tempfile.TemporaryDirectory(prefix="parsupd-wheel-") as wheels:
-        pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
+        pip = (
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "--quiet",
+            "--python",
+            str(home / "bin/python3"),
+        )
         run(*pip, "wheel", "--no-deps", "--wheel-dir", wheels, str(ROOT))
         (wheel,) = Path(wheels).iterdir()
         options = ("--no-compile", "--only-binary=:all:", "--root-user-action=ignore")
-        run(*pip, "--python", str(home / "bin/python3"), "install", *options, str(wheel))
+        run(*pip, "install", *options, str(wheel))
     version = run(str(home / "bin/parsupd"), "--version").split()[-1]
     for script in (home / "bin").iterdir():
         if script.name in {"parsupd", "parsupctl"}:

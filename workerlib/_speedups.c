@@ -90,13 +90,15 @@ PyDoc_STRVAR(sole_plain_doc, "sole_plain(data, start, prefix, /)\n--\n\n"
 static PyObject *
 sole_plain(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    Py_ssize_t size, start_size, prefix_size;
-    const unsigned char *data, *start, *prefix;
-    if (check_count("sole_plain", count, 3) < 0 || (data = bytes_of(args[0], &size)) == NULL ||
-        (start = bytes_of(args[1], &start_size)) == NULL || check_start(start_size) < 0 ||
-        (prefix = bytes_of(args[2], &prefix_size)) == NULL)
+    Py_ssize_t start_size, prefix_size;
+    const unsigned char *start, *prefix;
+    if (check_count("sole_plain", count, 3) < 0 || (start = bytes_of(args[1], &start_size)) == NULL ||
+        check_start(start_size) < 0 || (prefix = bytes_of(args[2], &prefix_size)) == NULL)
         return NULL;
-    Py_ssize_t length = size - HEADER_SIZE;
+    if (!PyBytes_Check(args[0]))
+        return PyLong_FromLong(-1);
+    const unsigned char *data = (const unsigned char *)PyBytes_AS_STRING(args[0]);
+    Py_ssize_t length = PyBytes_GET_SIZE(args[0]) - HEADER_SIZE;
     if (length < prefix_size || memcmp(data, start, START_SIZE) != 0 || memcmp(data + TAIL_AT, TAIL, sizeof TAIL) != 0)
         return PyLong_FromLong(-1);
     uint32_t announced = 0;
@@ -123,6 +125,25 @@ unfilled(PyObject *Py_UNUSED(module), PyObject *object)
     return PyByteArray_FromStringAndSize(NULL, size);
 }
 
+/* What is being raised, as something that came while an error, which this takes, was being handled. */
+static PyObject *
+raise_after(PyObject *kind, PyObject *error, PyObject *traceback)
+{
+    if (kind == NULL)
+        return NULL;
+    PyErr_NormalizeException(&kind, &error, &traceback);
+    PyObject *later_kind, *later, *later_traceback;
+    PyErr_Fetch(&later_kind, &later, &later_traceback);
+    PyErr_NormalizeException(&later_kind, &later, &later_traceback);
+    if (traceback != NULL)
+        PyException_SetTraceback(error, traceback);
+    PyException_SetContext(later, error);  /* takes the reference */
+    Py_DECREF(kind);
+    Py_XDECREF(traceback);
+    PyErr_Restore(later_kind, later, later_traceback);
+    return NULL;
+}
+
 PyDoc_STRVAR(first_step_doc, "first_step(enter, leave, loop, task, coroutine, /)\n--\n\n"
                              "See workerlib.shell.eager.");
 
@@ -142,11 +163,8 @@ first_step(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     PyErr_Fetch(&kind, &error, &traceback);
     done = PyObject_Vectorcall(leave, loop_and_task, 2, NULL);
     if (done == NULL) {
-        Py_XDECREF(kind);
-        Py_XDECREF(error);
-        Py_XDECREF(traceback);
         Py_XDECREF(value);
-        return NULL;
+        return raise_after(kind, error, traceback);
     }
     Py_DECREF(done);
     if (outcome == PYGEN_ERROR) {

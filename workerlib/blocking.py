@@ -33,9 +33,7 @@ from workerlib.core.calling import (
 )
 from workerlib.core.config import CONTROL
 from workerlib.core.payload import NO_ENCODING, Outgoing
-from workerlib.core.session import (
-    CloseKind,
-)
+from workerlib.core.session import OPEN, CloseKind
 from workerlib.core.uri import TcpLocation, Uri, parse_uri
 from workerlib.errors import ArgumentError, HandshakeError, ProtocolError, ResultError, UsageError
 from workerlib.exchange import Call, Exchange
@@ -271,12 +269,11 @@ class Connection:
 
     def _dispatch(self, kind: Kind, payload: bytes, outgoing: Outgoing | None, name: str) -> Any:
         exchange = self._exchange
-        if len(payload) > self.settings.max_message_size:
+        if self._session.state is not OPEN or len(payload) > self.settings.max_message_size:
             exchange.check_open()
             check_size(payload, self.settings.max_message_size, f"the arguments of {name}")
         if kind is RPC:
             return self._call(payload, outgoing, name)
-        exchange.check_open()
         if kind is Kind.ONE_WAY:
             exchange.write(self._session.call_one_way(payload))
             exchange.push(name)

@@ -150,11 +150,10 @@ class Exchange:
     def swap(self, data: bytes) -> bytes | None:
         """Sends, and waits for the next thing to come, for SOON_S at most: no deadline is late by more than that.
 
-        What has come is for `ClientSession.sole_result`, or for `arrived`. Raises as `check_open` does.
+        What has come is for `ClientSession.sole_result`, or for `arrived`.
         """
         sock = self._socket
         if sock is None or self._out or (self.timeout_s is not None and self.timeout_s <= SOON_S):
-            self.check_open()
             self.write(data)
             return None
         self._user, self._waiting = _thread.get_ident(), True

@@ -1,7 +1,6 @@
 """What has a twin in C does the same in both languages, whatever it is given."""
 
 import gc
-import struct
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +46,6 @@ def test_a_payload_in_parts_is_joined(twin: Any) -> None:
     {
         "negative number": (START, -1, b""),
         "number too large": (START, 1 << 16, b""),
-        "number of another type": (START, "1", b""),
         "payload of another type": (START, 1, None),
         "payload without bytes": (START, 1, [1, 2]),
         "an argument is missing": (START, 1),
@@ -57,7 +55,7 @@ def test_a_payload_in_parts_is_joined(twin: Any) -> None:
 )
 def test_what_cannot_be_encoded_is_refused(twin: Any, arguments: tuple[Any, ...]) -> None:
     """With an exception, not with a message that says something else."""
-    with pytest.raises((TypeError, OverflowError, struct.error)):
+    with pytest.raises((TypeError, OverflowError)):
         twin("encode_plain")(*arguments)
 
 
@@ -72,6 +70,7 @@ def test_memory_to_be_filled_has_the_size_that_was_asked_for(twin: Any) -> None:
 MESSAGE = frames.encode(frames.RESULT, 4, 0, 0x1234, b"payload")
 NOT_THE_SOLE_ONE = {
     "nothing": b"",
+    "bytes of another type": bytearray(MESSAGE),
     "less than a header": MESSAGE[:39],
     "cut off": MESSAGE[:-1],
     "more behind it": MESSAGE + b"P",

@@ -15,6 +15,8 @@ from blocking_server import Bench, OwnError, Point
 from support import wait_until
 
 from workerlib import blocking, rpc
+from workerlib.core.session import MAX_SEQ
+from workerlib.core.uri import parse_uri
 from workerlib.errors import (
     ArgumentError,
     ConnectionLost,
@@ -64,6 +66,23 @@ def test_a_typed_call_gives_a_typed_result(connection: blocking.Connection) -> N
     assert connection.run(Bench.add, 2) == 3
     assert connection.run(Bench.add, 2, b=5) == 7
     assert connection.run(Bench.mirror, Point(1, 2)) == Point(2, 1)
+
+
+def test_a_call_on_a_closed_connection_takes_nothing(uri: str) -> None:
+    """However often it is tried, the reason is told: no number is used up."""
+    with blocking.connect(uri, within_s=10) as connection:
+        connection.close()
+        for _ in range(MAX_SEQ + 1):
+            with pytest.raises(ConnectionLost, match="closed here"):
+                connection.run(Bench.add, 1)
+
+
+def test_a_connection_that_was_not_opened_says_so() -> None:
+    """Whatever is called on it."""
+    connection = blocking.Connection(parse_uri("PYRO:w@./u:/none"), RpcSettings())
+    for call in (connection.info, connection.ping, connection.close_server):
+        with pytest.raises(UsageError, match=r"use workerlib\.blocking\.connect"):
+            call()
 
 
 def test_a_call_by_name_gives_plain_data(connection: blocking.Connection) -> None:

@@ -80,6 +80,39 @@ def test_a_coroutine_that_never_suspends_is_done_when_start_returns() -> None:
     run_async(main)
 
 
+def test_where_a_task_is_running_nothing_is_started() -> None:
+    """The error is that of whoever did it, not the function's."""
+    ran: list[int] = []
+
+    async def function() -> None:
+        ran.append(1)
+
+    async def main() -> None:
+        task = EagerTask(asyncio.get_running_loop())
+        coroutine = function()
+        with pytest.raises(RuntimeError, match="while another task"):
+            task.start(coroutine, contextvars.copy_context())
+        coroutine.close()
+
+    run_async(main)
+    assert ran == []
+
+
+def test_an_error_in_leaving_keeps_that_of_the_function() -> None:
+    """As `finally` does."""
+
+    async def function() -> None:
+        raise ValueError("the function's")
+
+    def leave(*_: Any) -> None:
+        raise KeyError("the leaving's")
+
+    with pytest.raises(KeyError) as caught:
+        eager.first_step(lambda *_: None, leave, object(), object(), function())
+    assert isinstance(caught.value.__context__, ValueError)
+    assert caught.value.__context__.__traceback__ is not None
+
+
 async def _timeout() -> str:
     try:
         async with asyncio.timeout(0.01):

@@ -98,7 +98,6 @@ def test_a_logger_without_parsupd_ends_with_the_last_unit(tmp_path: Path) -> Non
     assert sorted(path.name for path in (running.runtime / "logs").iterdir()) == ["lock"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start units of other users")
 def test_a_pipe_that_a_kill_left_without_its_name_is_removed(tmp_path: Path) -> None:
     """parsupd gives a pipe its name when it has opened it; the next one removes what never got there, and nothing else."""
     with daemon(tmp_path, f"[unit.a]\n{simple('echo $$; exec sleep 1000', stdout='file')}") as running:
@@ -111,6 +110,7 @@ def test_a_pipe_that_a_kill_left_without_its_name_is_removed(tmp_path: Path) -> 
         assert pipes(folder) == {"a@1.1.stdout", "a@1.1.stderr"}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start units of other users")
 def test_a_unit_of_another_user_opens_its_own_stderr(tmp_path: Path) -> None:
     """Unlike a socket of the journal, the pipe can be opened by name, and only by who has it."""
     config = f"[unit.a]\n{simple('echo by name > /dev/stderr; exec sleep 600', stdout='file', user='nobody')}"

@@ -78,8 +78,14 @@ def head(kind: int, serializer: int, flags: int = 0) -> bytes:
 
 
 def encode_plain_in_python(start: bytes, seq: int, payload: bytes, /) -> bytes:
-    """A message without annotations from its constant `head`; the payload may be Parts."""
-    return _pack_plain(start, seq, len(payload), _PLAIN_TAIL) + payload
+    """A message without annotations from its constant `head`; the payload may be Parts.
+
+    Raises OverflowError for a sequence number or length that the header has no room for.
+    """
+    try:
+        return _pack_plain(start, seq, len(payload), _PLAIN_TAIL) + payload
+    except struct.error as error:
+        raise OverflowError(str(error)) from None
 
 
 def sole_plain_in_python(data: bytes, start: bytes, prefix: bytes, /) -> int:
@@ -87,7 +93,7 @@ def sole_plain_in_python(data: bytes, start: bytes, prefix: bytes, /) -> int:
     that begins with `prefix`; else -1.
     """
     size = len(data)
-    if size < HEADER_SIZE:
+    if size < HEADER_SIZE or not isinstance(data, bytes):  # a transport may have something else: that goes the long way
         return -1
     found, seq, length, tail = _unpack_plain(data)
     if found == start and tail == _PLAIN_TAIL and size == HEADER_SIZE + length and data.startswith(prefix, HEADER_SIZE):
@@ -102,13 +108,13 @@ def unfilled_in_python(size: int, /) -> bytearray:
     return bytearray(size)
 
 
-# Every call goes through the first two, twice at each end.
+# Every call goes through the first two, once at each end.
 try:
     import workerlib._speedups as in_c
-except ImportError:
-    encode_plain, sole_plain, unfilled = encode_plain_in_python, sole_plain_in_python, unfilled_in_python
-else:
+
     encode_plain, sole_plain, unfilled = in_c.encode_plain, in_c.sole_plain, in_c.unfilled
+except (ImportError, AttributeError):  # it was not built, or is of an older checkout
+    encode_plain, sole_plain, unfilled = encode_plain_in_python, sole_plain_in_python, unfilled_in_python
 
 
 def encode(

@@ -408,11 +408,12 @@ class ServerSession(SessionEnd):
         """A shortcut past `receive` for the common case: the sequence number, if `data` is exactly one call in
         MessagePack, whose payload begins with `prefix` and has no keyword arguments. Else -1, and nothing happened.
         """
-        if self.state is not OPEN or self._parser.buffered or len(data) > self._longest or data[-1] != _NO_KEYWORDS:
+        if self.state is not OPEN or self._parser.buffered or len(data) > self._longest:
             return -1
         seq = sole_plain(data, _INVOKE, prefix)
-        if seq >= 0:
-            self._heard = True
+        if seq < 0 or data[-1] != _NO_KEYWORDS:
+            return -1
+        self._heard = True
         return seq
 
     def accept(

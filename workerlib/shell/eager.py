@@ -86,13 +86,15 @@ class EagerTask(asyncio.Future[None]):
         """
         # What `_step` does, less all that cannot be in a first step: this is a third of the cost of a short call.
         self._coroutine = coroutine
+        self._context = context
         try:
             ended, value = context.run(first_step, _enter_task, _leave_task, self._loop_, self, coroutine)
-        except BaseException as raised:  # noqa: BLE001 - a task's outcome may be any error; its owner decides
-            self.failure = raised
+        except BaseException as raised:
+            if asyncio.current_task(self._loop_) is not None:
+                raise  # another task is running: this one was not entered, and the coroutine has not run
+            self.failure = raised  # a task's outcome may be any error; its owner decides
         else:
             if not ended:
-                self._context = context
                 self._suspend(value)
                 return False
             self.value = value
