@@ -14,6 +14,8 @@ from pathlib import Path
 from live_daemon import Daemon, simple
 from support import process_state, wait_until
 
+from workerlib.shell import process
+
 folder, kind = Path(sys.argv[1]), sys.argv[2]
 
 
@@ -33,11 +35,19 @@ def thread(pid: int) -> None:
     assert found.native_id == pid, f"{found.native_id} is not {pid}"
 
 
+def ticks_since_boot() -> float:
+    return float(Path("/proc/uptime").read_text().split()[0]) * os.sysconf("SC_CLK_TCK")
+
+
 running = Daemon(folder, f"[unit.a]\n{simple('exec sleep 600', restart_sec=0)}")
 first = running.wait_for("a@1", lambda status: status["sub_state"] == "running")
+started = process.start_time(first["pid"])
 running.kill()
 os.kill(first["pid"], signal.SIGKILL)
 os.waitpid(first["pid"], 0)  # it has become ours
+# A process is known by its pid and the tick of the clock in which it was started: the next one must be of a later tick,
+# which any is that comes when all other numbers have been used.
+wait_until(lambda: ticks_since_boot() > started, what="the clock has ticked")
 # The next process or thread gets that number: nobody else is here to take it.
 Path("/proc/sys/kernel/ns_last_pid").write_text(str(first["pid"] - 1))
 (stranger if kind == "leader" else thread)(first["pid"])
