@@ -1,12 +1,17 @@
 """The generic entry of worker processes: `python -m workerlib MODULE:CLASS`, started by `Worker.spawn` and parsupd."""
 
+import gc
 import sys
+from typing import TYPE_CHECKING
 
-from workerlib.core.config import MARKER
+if TYPE_CHECKING:
+    from workerlib.hosting import WorkerEnv
 
 
 def main() -> int:
-    from workerlib.hosting import load_worker, run_worker  # noqa: PLC0415 - the check below comes first
+    gc.disable()  # looking for garbage among what is being imported takes a tenth of a worker's start
+    from workerlib.core.config import MARKER  # noqa: PLC0415 - after that
+    from workerlib.hosting import load_worker, run_worker  # noqa: PLC0415 - same
     from workerlib.role import is_spawned  # noqa: PLC0415 - same
 
     if not is_spawned():
@@ -15,7 +20,13 @@ def main() -> int:
             ' or a unit of parsupd with type = "worker"\n'
         )
         return 2
-    return run_worker(lambda env: load_worker(env.config.worker))
+
+    def load(env: "WorkerEnv") -> type:
+        gc.freeze()  # what is there now stays for ever: no collection need look at it again
+        gc.enable()
+        return load_worker(env.config.worker)
+
+    return run_worker(load)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ LAST_LINES_S = 0.1
 READ_SIZE = 256 << 10
 """Bytes of stderr taken at most in one turn of the loop."""
 
+TRACED_S = 0.02
+"""Between two looks at a process that has exited and whose tracer has not seen that: nothing tells when it has."""
+
 Watch = Callable[[subprocess.Popen[bytes]], Awaitable[ExitCause]]
 """Waits for the end of a child process and reaps it. A program with one reaper for all children brings its own."""
 
@@ -35,13 +38,18 @@ def wait_by_pidfd(child: "subprocess.Popen[bytes]") -> Awaitable[ExitCause]:
 async def _reap(child: "subprocess.Popen[bytes]", pidfd: int) -> ExitCause:
     try:
         await wait_own_pidfd(pidfd)
-        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)  # noqa: ASYNC222 - it has exited
+        while (result := _waitid(pidfd)) is None:  # noqa: ASYNC110 - there is nothing to wait for
+            await asyncio.sleep(TRACED_S)
     finally:
         os.close(pidfd)
-    assert result is not None
     cause = process.exit_cause(result)
     child.returncode = cause.status  # so that Popen's destructor does not wait for a pid that is no longer its own
     return cause
+
+
+def _waitid(pidfd: int) -> os.waitid_result | None:
+    """Reaps a process that has exited; None while a tracer (strace, a debugger) has not let go of it."""
+    return os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
 
 
 class _Lines:
