@@ -2,16 +2,12 @@
 
 import gc
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from workerlib.hosting import WorkerEnv
 
 
 def main() -> int:
     gc.disable()  # looking for garbage among what is being imported takes a tenth of a worker's start
     from workerlib.core.config import MARKER  # noqa: PLC0415 - after that
-    from workerlib.hosting import load_worker, run_worker  # noqa: PLC0415 - same
+    from workerlib.detaching import worker_init_before_async  # noqa: PLC0415 - same
     from workerlib.role import is_spawned  # noqa: PLC0415 - same
 
     if not is_spawned():
@@ -20,13 +16,12 @@ def main() -> int:
             ' or a unit of parsupd with type = "worker"\n'
         )
         return 2
+    env = worker_init_before_async()
+    from workerlib.hosting import run_worker  # noqa: PLC0415 - in the daemon: see workerlib.detaching
 
-    def load(env: "WorkerEnv") -> type:
-        gc.freeze()  # what is there now stays for ever: no collection need look at it again
-        gc.enable()
-        return load_worker(env.config.worker)
-
-    return run_worker(load)
+    gc.freeze()  # what is there now stays for ever: no collection need look at it again
+    gc.enable()
+    return run_worker(env)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from workerlib.detaching import worker_init_before_async
 from workerlib.errors import UsageError
-from workerlib.hosting import load_worker, run_worker
+from workerlib.hosting import run_worker
 from workerlib.role import State, is_spawned, note, start_workers_with
 from workerlib.shell.environment import use_settings
 from workerlib.shell.program import program_command
@@ -37,7 +38,7 @@ def start_app(main: Callable[[], Coroutine[Any, Any, T]], *, settings: RpcSettin
         given.close()
         raise UsageError(f"start_app calls main by itself, when it knows that it should: give {main!r} without a call")
     if is_spawned():
-        sys.exit(run_worker(lambda env: load_worker(env.config.worker)))
+        sys.exit(run_worker(worker_init_before_async()))
     if (state := State.get()) is not None:
         raise UsageError(
             f"start_app in a process that is a {state.value} already: call it once, below"

@@ -9,15 +9,9 @@ A program that needs more control over its workers calls `worker_init_before_asy
 
 from collections.abc import Sequence
 
+from workerlib.detaching import WorkerEnv, worker_init_before_async
 from workerlib.errors import UsageError
-from workerlib.hosting import (
-    Hosted,
-    WorkerEnv,
-    load_worker,
-    run_worker,
-    start_worker_server,
-    worker_init_before_async,
-)
+from workerlib.hosting import Hosted, run_worker, start_worker_server
 from workerlib.role import is_spawned as is_worker
 from workerlib.runtime import Master, start_master
 from workerlib.shell.program import program_command
@@ -50,7 +44,7 @@ def worker_command() -> int:
 
     Raises UsageError in a process that was not spawned. In the launched process it does not return.
     """
-    return run_worker(lambda env: load_worker(env.config.worker))
+    return run_worker(worker_init_before_async())
 
 
 __all__ = [

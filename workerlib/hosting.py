@@ -1,4 +1,4 @@
-"""The life of a spawned worker process: configuration, detaching, registration, release, initialisation, lease, end."""
+"""The life of a spawned worker process that has detached: registration, release, initialisation, lease, end."""
 
 import asyncio
 import contextlib
@@ -9,22 +9,19 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
-
 from workerlib.common import Common
 from workerlib.connection import Connection, open_to
-from workerlib.core.config import CONTROL, MARKER, MAX_SIZE, WorkerConfig, decode_config
+from workerlib.core.config import CONTROL
 from workerlib.core.payload import Origin, error_to_wire
 from workerlib.core.uri import UnixLocation, parse_uri
+from workerlib.detaching import WorkerEnv, passed_fds
 from workerlib.errors import ConnectionLost, HandshakeError, UsageError, WorkerlibError
-from workerlib.redirects import Redirect, Target
+from workerlib.redirects import Redirect
 from workerlib.references import load_named
-from workerlib.role import State, become_worker, is_spawned, note, start_workers_with
+from workerlib.role import become_worker
 from workerlib.servant import Servant, current_session
 from workerlib.server import Server
 from workerlib.shell import journal
-from workerlib.shell.detach import daemonize_wait, stay_attached
-from workerlib.shell.environment import use_settings
 from workerlib.shell.pickling import why_not_trusted
 from workerlib.shell.recent_log import RecentLog
 from workerlib.shell.watchdog import Watchdog
@@ -36,49 +33,6 @@ LOST = 254
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.02, 1.0
 """Between two attempts of a worker to reach the master that replaces its own: each pause is twice the one before."""
-
-
-class WorkerEnv(msgspec.Struct, frozen=True):
-    """What `worker_init_before_async` found out; give it to `start_worker_server`."""
-
-    config: WorkerConfig
-    release: Callable[[Redirect, Redirect], None]
-    """The completion job: points stdout and stderr to their places and lets the launched process's caller go."""
-    recent_log: RecentLog
-    """What the process logs, for `Connection.log`. Not attached yet: `logging.basicConfig` does nothing after that."""
-
-
-def worker_init_before_async() -> WorkerEnv:
-    """Makes this process the worker that its master wants: reads its configuration, changes directory, detaches.
-
-    Must be called before an event loop or a thread exists, and before anything reads stdin. Returns in the daemon only;
-    the process that was launched waits in the foreground until `start_worker_server` releases it. One that was spawned
-    to stay in the foreground does not detach. Raises UsageError in a process that was not spawned, when stdin holds no
-    configuration, and DaemonizeError; see `daemonize_wait`.
-    """
-    if not is_spawned():
-        raise UsageError(
-            "this process was not spawned as a worker: workers are started with Worker.spawn or by parsupd"
-        )
-    del os.environ[MARKER]
-    config = decode_config(os.read(0, MAX_SIZE + 1))
-    note(State.WORKER)
-    start_workers_with(config.worker_command)
-    use_settings(config.settings)
-    if config.sys_path is not None:
-        sys.path[:] = config.sys_path
-    if not config.daemonize:
-        return WorkerEnv(config, stay_attached(config.cd, config.umask, config.parent_pid), RecentLog())
-    passed = _passed_fds(config)
-    for fd in passed:
-        os.set_inheritable(fd, False)
-    release = daemonize_wait(cd=config.cd, umask=config.umask, parent_pid=config.parent_pid, preserve_fds=passed)
-    return WorkerEnv(config, release, RecentLog())
-
-
-def _passed_fds(config: WorkerConfig) -> set[int]:
-    """Descriptors of the master that stdout and stderr will be pointed to."""
-    return {redirect.fd for redirect in (config.stdout, config.stderr) if redirect.target is Target.DESCRIPTOR}
 
 
 def load_worker(reference: str) -> type:
@@ -140,7 +94,7 @@ class Hosted:
         self._watching = self._loop.create_task(self._watch_master(self._master))
         release(config.stdout, config.stderr)
         self._watchdog = Watchdog(os.environ)
-        for fd in _passed_fds(config):
+        for fd in passed_fds(config):
             os.close(fd)
 
     async def wait(self) -> int:
@@ -298,17 +252,14 @@ async def _host(env: WorkerEnv, worker: type) -> int:
     return await hosted.wait()
 
 
-def run_worker(load: Callable[[WorkerEnv], type]) -> int:
-    """The whole life of a spawned worker; returns its exit status. For entry points; does not return in the launched
-    process, which waits for the release.
-    """
+def run_worker(env: WorkerEnv) -> int:
+    """The rest of the life of a spawned worker that has detached; returns its exit status. For entry points."""
     from workerlib.shell.loop import run  # noqa: PLC0415 - after the fork: uvloop must not be set up before
 
-    env = worker_init_before_async()
     journal.configure_worker(env.config.name, env.config.worker_id)
     env.recent_log.attach()  # now: what loading the worker's module logs counts as well
     try:
-        return run(_host(env, load(env)))
+        return run(_host(env, load_worker(env.config.worker)))
     except UsageError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -61,6 +61,7 @@ LAYERS = {
     "workerlib.runtime": 5,
     "workerlib.worker": 5,
     "workerlib.managed": 5,
+    "workerlib.detaching": 5,
     "workerlib.hosting": 5,
     "workerlib.app": 5,
     "workerlib.expert": 5,
