@@ -5,9 +5,10 @@ import sys
 
 
 def main() -> int:
+    collects = gc.isenabled()
     gc.disable()  # looking for garbage among what is being imported takes a tenth of a worker's start
     from workerlib.core.config import MARKER  # noqa: PLC0415 - after that
-    from workerlib.detaching import worker_init_before_async  # noqa: PLC0415 - same
+    from workerlib.detaching import detach_worker  # noqa: PLC0415 - same
     from workerlib.role import is_spawned  # noqa: PLC0415 - same
 
     if not is_spawned():
@@ -16,12 +17,13 @@ def main() -> int:
             ' or a unit of parsupd with type = "worker"\n'
         )
         return 2
-    env = worker_init_before_async()
+    detached = detach_worker()
     from workerlib.hosting import run_worker  # noqa: PLC0415 - in the daemon: see workerlib.detaching
 
     gc.freeze()  # what is there now stays for ever: no collection need look at it again
-    gc.enable()
-    return run_worker(env)
+    if collects:
+        gc.enable()
+    return run_worker(detached)
 
 
 if __name__ == "__main__":

@@ -137,7 +137,11 @@ raise_after(PyObject *kind, PyObject *error, PyObject *traceback)
     PyErr_NormalizeException(&later_kind, &later, &later_traceback);
     if (traceback != NULL)
         PyException_SetTraceback(error, traceback);
-    PyException_SetContext(later, error);  /* takes the reference */
+    PyObject *last = Py_NewRef(later), *before;
+    while ((before = PyException_GetContext(last)) != NULL)
+        Py_SETREF(last, before);
+    PyException_SetContext(last, error);  /* takes the reference */
+    Py_DECREF(last);
     Py_DECREF(kind);
     Py_XDECREF(traceback);
     PyErr_Restore(later_kind, later, later_traceback);

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from workerlib.detaching import worker_init_before_async
+from workerlib.detaching import detach_worker
 from workerlib.errors import UsageError
 from workerlib.hosting import run_worker
 from workerlib.role import State, is_spawned, note, start_workers_with
@@ -38,7 +38,7 @@ def start_app(main: Callable[[], Coroutine[Any, Any, T]], *, settings: RpcSettin
         given.close()
         raise UsageError(f"start_app calls main by itself, when it knows that it should: give {main!r} without a call")
     if is_spawned():
-        sys.exit(run_worker(worker_init_before_async()))
+        sys.exit(run_worker(detach_worker()))
     if (state := State.get()) is not None:
         raise UsageError(
             f"start_app in a process that is a {state.value} already: call it once, below"

@@ -1,13 +1,12 @@
 """The first steps of a spawned worker: its configuration, its directory, its detaching.
 
-Apart from `workerlib.hosting`, and before it is imported: a process that has loaded little forks in half the time, and
-what it writes to afterwards is not copied.
+Apart from `workerlib.hosting`, so that the generic entry can take them before it imports that: a process that has
+loaded little forks in half the time, and what it writes to afterwards is not copied.
 """
 
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,27 +17,18 @@ from workerlib.role import State, is_spawned, note, start_workers_with
 from workerlib.shell.detach import daemonize_wait, stay_attached
 from workerlib.shell.environment import use_settings
 
-if TYPE_CHECKING:
-    from workerlib.shell.recent_log import RecentLog
 
-
-class WorkerEnv(msgspec.Struct, frozen=True):
-    """What `worker_init_before_async` found out; give it to `start_worker_server`."""
+class Detached(msgspec.Struct, frozen=True):
+    """A worker's process that has detached, if it was to."""
 
     config: WorkerConfig
     release: Callable[[Redirect, Redirect], None]
     """The completion job: points stdout and stderr to their places and lets the launched process's caller go."""
-    recent_log: "RecentLog"
-    """What the process logs, for `Connection.log`. Not attached yet: `logging.basicConfig` does nothing after that."""
 
 
-def worker_init_before_async() -> WorkerEnv:
-    """Makes this process the worker that its master wants: reads its configuration, changes directory, detaches.
-
-    Must be called before an event loop or a thread exists, and before anything reads stdin. Returns in the daemon only;
-    the process that was launched waits in the foreground until `start_worker_server` releases it. One that was spawned
-    to stay in the foreground does not detach. Raises UsageError in a process that was not spawned, when stdin holds no
-    configuration, and DaemonizeError; see `daemonize_wait`.
+def detach_worker() -> Detached:
+    """Makes this process the worker that its master wants, but for its module search path, which is for the worker's
+    own modules. See `workerlib.hosting.worker_init_before_async`.
     """
     if not is_spawned():
         raise UsageError(
@@ -49,19 +39,15 @@ def worker_init_before_async() -> WorkerEnv:
     note(State.WORKER)
     start_workers_with(config.worker_command)
     use_settings(config.settings)
-    if config.sys_path is not None:
-        sys.path[:] = config.sys_path
-    release = _detach(config) if config.daemonize else stay_attached(config.cd, config.umask, config.parent_pid)
-    from workerlib.shell.recent_log import RecentLog  # noqa: PLC0415 - it imports asyncio
-
-    return WorkerEnv(config, release, RecentLog())
-
-
-def _detach(config: WorkerConfig) -> Callable[[Redirect, Redirect], None]:
+    if sys.pycache_prefix is not None:
+        sys.pycache_prefix = os.path.abspath(sys.pycache_prefix)  # the directory is about to be another one
+    if not config.daemonize:
+        return Detached(config, stay_attached(config.cd, config.umask, config.parent_pid))
     passed = passed_fds(config)
     for fd in passed:
         os.set_inheritable(fd, False)
-    return daemonize_wait(cd=config.cd, umask=config.umask, parent_pid=config.parent_pid, preserve_fds=passed)
+    release = daemonize_wait(cd=config.cd, umask=config.umask, parent_pid=config.parent_pid, preserve_fds=passed)
+    return Detached(config, release)
 
 
 def passed_fds(config: WorkerConfig) -> set[int]:

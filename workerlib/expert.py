@@ -9,9 +9,9 @@ A program that needs more control over its workers calls `worker_init_before_asy
 
 from collections.abc import Sequence
 
-from workerlib.detaching import WorkerEnv, worker_init_before_async
+from workerlib.detaching import detach_worker
 from workerlib.errors import UsageError
-from workerlib.hosting import Hosted, run_worker, start_worker_server
+from workerlib.hosting import Hosted, WorkerEnv, run_worker, start_worker_server, worker_init_before_async
 from workerlib.role import is_spawned as is_worker
 from workerlib.runtime import Master, start_master
 from workerlib.shell.program import program_command
@@ -44,7 +44,7 @@ def worker_command() -> int:
 
     Raises UsageError in a process that was not spawned. In the launched process it does not return.
     """
-    return run_worker(worker_init_before_async())
+    return run_worker(detach_worker())
 
 
 __all__ = [

@@ -14,7 +14,7 @@ from workerlib.connection import Connection, open_to
 from workerlib.core.config import CONTROL
 from workerlib.core.payload import Origin, error_to_wire
 from workerlib.core.uri import UnixLocation, parse_uri
-from workerlib.detaching import WorkerEnv, passed_fds
+from workerlib.detaching import Detached, detach_worker, passed_fds
 from workerlib.errors import ConnectionLost, HandshakeError, UsageError, WorkerlibError
 from workerlib.redirects import Redirect
 from workerlib.references import load_named
@@ -33,6 +33,33 @@ LOST = 254
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.02, 1.0
 """Between two attempts of a worker to reach the master that replaces its own: each pause is twice the one before."""
+
+
+class WorkerEnv(Detached, frozen=True):
+    """What `worker_init_before_async` found out; give it to `start_worker_server`."""
+
+    recent_log: RecentLog
+    """What the process logs, for `Connection.log`. Not attached yet: `logging.basicConfig` does nothing after that."""
+
+
+def worker_init_before_async() -> WorkerEnv:
+    """Makes this process the worker that its master wants: reads its configuration, changes directory, detaches.
+
+    Must be called before an event loop or a thread exists, and before anything reads stdin. Returns in the daemon only;
+    the process that was launched waits in the foreground until `start_worker_server` releases it. One that was spawned
+    to stay in the foreground does not detach. Raises UsageError in a process that was not spawned, when stdin holds no
+    configuration, and DaemonizeError; see `daemonize_wait`.
+    """
+    return _ready_to_load(detach_worker())
+
+
+def _ready_to_load(detached: Detached) -> WorkerEnv:
+    """From now on modules are looked for where the master has its own. Not before: what is there may have the name of a
+    module that workerlib needs.
+    """
+    if detached.config.sys_path is not None:
+        sys.path[:] = detached.config.sys_path
+    return WorkerEnv(detached.config, detached.release, RecentLog())
 
 
 def load_worker(reference: str) -> type:
@@ -252,10 +279,11 @@ async def _host(env: WorkerEnv, worker: type) -> int:
     return await hosted.wait()
 
 
-def run_worker(env: WorkerEnv) -> int:
+def run_worker(detached: Detached) -> int:
     """The rest of the life of a spawned worker that has detached; returns its exit status. For entry points."""
     from workerlib.shell.loop import run  # noqa: PLC0415 - after the fork: uvloop must not be set up before
 
+    env = _ready_to_load(detached)
     journal.configure_worker(env.config.name, env.config.worker_id)
     env.recent_log.attach()  # now: what loading the worker's module logs counts as well
     try:

@@ -35,8 +35,8 @@ def thread(pid: int) -> None:
     assert found.native_id == pid, f"{found.native_id} is not {pid}"
 
 
-def ticks_since_boot() -> float:
-    return float(Path("/proc/uptime").read_text().split()[0]) * os.sysconf("SC_CLK_TCK")
+def ticks_since_boot() -> int:
+    return round(float(Path("/proc/uptime").read_text().split()[0]) * os.sysconf("SC_CLK_TCK"))
 
 
 running = Daemon(folder, f"[unit.a]\n{simple('exec sleep 600', restart_sec=0)}")

@@ -1,6 +1,7 @@
 """Spawning workers as real processes: what arrives, what is told when it goes wrong, and that nothing is left."""
 
 import asyncio
+import gc
 import os
 import re
 import resource
@@ -21,6 +22,7 @@ from workerlib import (
     ArgumentError,
     Connection,
     ConnectionLost,
+    Executor,
     Handle,
     HandshakeError,
     Redirect,
@@ -864,6 +866,48 @@ def test_a_variable_need_not_be_utf_8() -> None:
             assert await connection.run(Sum.favourite) == "ff"
 
     check(scenario)
+
+
+def test_the_masters_path_is_for_the_workers_own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there under the name of a module that workerlib needs is not taken for it."""
+    for name in ("asyncio", "logging", "queue", "selectors", "uvloop"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('not this one')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    async def scenario() -> None:
+        async with await spawn() as connection:
+            assert await connection.run(Sum.add, 5) == 5
+
+    check(scenario)
+
+
+def test_a_relative_folder_for_bytecode_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is one of the master's directory, also when the worker has another one."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    monkeypatch.chdir(here)
+
+    async def scenario() -> None:
+        async with await spawn(env={"PYTHONPYCACHEPREFIX": "bytecode"}, cd=str(there)):
+            pass
+
+    check(scenario)
+    assert list(there.iterdir()) == []
+
+
+def test_workers_collect_garbage() -> None:
+    """None was looked for while they started; what they had imported by then is left out for good."""
+    with Executor(max_workers=1) as executor:
+        assert executor.submit(gc.isenabled).result()
+        assert executor.submit(gc.get_freeze_count).result() > 1000
+
+
+def test_little_is_loaded_before_a_worker_detaches() -> None:
+    """Above all not asyncio."""
+    code = "import sys, workerlib.detaching, workerlib.role; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"asyncio", "logging", "uvloop", "ssl", "workerlib.hosting", "workerlib.worker"} & {*loaded}
 
 
 def test_a_worker_loads_only_what_it_needs() -> None:

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support import ENGINES, process_state, run_async, wait_until
@@ -37,6 +39,22 @@ def tracing(pid: int) -> Iterator["subprocess.Popen[str]"]:
         if said != "seized":
             pytest.skip(f"no process can be traced here: {said}")
         yield tracer
+
+
+def test_the_foreground_process_of_a_traced_daemon_waits(tmp_path: Path) -> None:
+    """It sleeps until the tracer has seen the daemon's end, and ends as the daemon did."""
+    program = Path(__file__).parent / "programs" / "daemonize_program.py"
+    foreground = subprocess.Popen([sys.executable, str(program), "held", str(tmp_path)], stderr=subprocess.DEVNULL)
+    announced = tmp_path / "announced"
+    wait_until(announced.exists, what="the daemon")
+    daemon = int(announced.read_text())
+    with tracing(daemon) as tracer:
+        os.kill(daemon, signal.SIGKILL)
+        wait_until(lambda: process_state(daemon) == "Z", what="it is a zombie")
+        wait_until(lambda: {process_state(foreground.pid) for _ in range(100)} == {"S"}, what="it sleeps")
+        assert tracer.stdin is not None
+        tracer.stdin.close()
+        assert foreground.wait(20) == 128 + signal.SIGKILL
 
 
 @pytest.mark.parametrize("engine", ENGINES)

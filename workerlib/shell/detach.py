@@ -293,7 +293,9 @@ def _follow(state: Foreground, pipe: int, parent_pid: int | None) -> int:
                         if message:
                             _complain(message)
                         return status
-        poller.poll()
+        for fd, _ in poller.poll():
+            if fd == daemon_fd:  # it would stay readable while a tracer keeps the daemon; then comes another SIGCHLD
+                poller.unregister(fd)
 
 
 def _catch_signals() -> int:
