@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from machine_process import INSTALLED, Machine
 from machine_service import SERVICE, Service, installed
-from support import wait_until
+from support import open_fds, wait_until
 
 UNITS = """
 [unit.slow]
@@ -119,8 +119,7 @@ def test_the_last_words_are_waited_for(service: Service) -> None:
     (daemon,) = (pid for pid, line in machine.processes().items() if "bin/parsupd" in line)
 
     def pipes() -> set[str]:
-        with os.scandir(f"/proc/{daemon}/fd") as entries:
-            return {where for entry in entries if (where := os.readlink(entry.path)).startswith("pipe:")}
+        return {where for where in open_fds(daemon).values() if where.startswith("pipe:")}
 
     before = pipes()
     with frozen(machine):
