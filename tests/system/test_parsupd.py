@@ -367,10 +367,9 @@ def test_a_full_disk_under_the_log_stops_nothing(tmp_path: Path) -> None:
     config = tmp_path / "parsupd.toml"
     config.write_text(f"[unit.a]\n{simple('sleep 600', restart_sec=0, stderr='null')}")
     runtime = tmp_path / "run"
+    places = ["--config", config, "--runtime-dir", runtime, "--state-dir", tmp_path / "state"]
     with open("/dev/full", "wb") as full:
-        process = subprocess.Popen(
-            [*PARSUPD, "--config", config, "--runtime-dir", runtime, "--log", "json"], stdout=full, stderr=full
-        )
+        process = subprocess.Popen([*PARSUPD, *places, "--log", "json"], stdout=full, stderr=full)
     wait_until(lambda: (runtime / "parsupd.sock").exists(), what="parsupd is up")
     with blocking.connect(f"PYRO:parsup.Supervisor@./u:{runtime}/parsupd.sock") as supervisor:
         (first,) = supervisor.call("start", ["a"])

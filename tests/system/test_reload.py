@@ -281,8 +281,9 @@ def test_a_closed_terminal_ends_units_and_sighup_on_an_open_one_does_not(tmp_pat
     config.write_text(f"[unit.a]\n{SLEEP}")
     master, terminal = os.openpty()
     runtime = Path(os.environ.get("TMPDIR", "/tmp")) / f"parsupd-tty-{os.getpid()}"
+    places = ["--config", config, "--runtime-dir", runtime, "--state-dir", tmp_path / "state"]
     process = subprocess.Popen(
-        [parsupd_process.PARSUPD, "--config", config, "--runtime-dir", runtime, "--log", "json"],
+        [parsupd_process.PARSUPD, *places, "--log", "json"],
         stdin=terminal,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
