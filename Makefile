@@ -5,6 +5,9 @@ BIN    := $(VENV)/bin
 
 DEB_PYTHON ?= /usr/bin/python3
 
+# What an editable installation is made from, and has to be made again for.
+INSTALLED := pyproject.toml workerlib/_speedups.c
+
 .PHONY: run test soak lint format bench deb clean setup setup-dev
 
 run: setup
@@ -41,15 +44,15 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "parsupd needs Python 3.11 or later; name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "no virtual environment could be made; on Debian: apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
 
-$(VENV)/.base: $(BIN)/python pyproject.toml workerlib/_speedups.c
+$(VENV)/.base: $(BIN)/python $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-$(VENV)/.dev: $(BIN)/python pyproject.toml workerlib/_speedups.c
+$(VENV)/.dev: $(BIN)/python $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.base
 
-$(VENV)/.bench: $(BIN)/python pyproject.toml workerlib/_speedups.c
+$(VENV)/.bench: $(BIN)/python $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@touch $@ $(VENV)/.base $(VENV)/.dev
 

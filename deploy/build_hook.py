@@ -6,8 +6,7 @@ C part of an editable installation goes beside its source. Without a C compiler 
 the same functions in Python serve.
 
 Manuals are Markdown in deploy/man; docutils turns them into roff. A line `{{README: Title}}` stands for that section of
-README.md, so that nothing is written down twice. Completions
-are those of `parsupctl completion`.
+README.md, so that nothing is written down twice. Completions are those of `parsupctl completion`.
 """
 
 import os

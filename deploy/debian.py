@@ -91,17 +91,10 @@ def run(*argv: str) -> str:
 def environment(tree: Path, interpreter: str) -> str:
     """Makes the virtual environment below `tree`; returns the version of parsupd."""
     home = tree / HOME
+    python = str(home / "bin/python3")
     run(interpreter, "-m", "venv", "--without-pip", str(home))
     with tempfile.TemporaryDirectory(prefix="parsupd-wheel-") as wheels:
-        pip = (
-            sys.executable,
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "--quiet",
-            "--python",
-            str(home / "bin/python3"),
-        )
+        pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--python", python)
         run(*pip, "wheel", "--no-deps", "--wheel-dir", wheels, str(ROOT))
         (wheel,) = Path(wheels).iterdir()
         options = ("--no-compile", "--only-binary=:all:", "--root-user-action=ignore")
@@ -120,7 +113,7 @@ def environment(tree: Path, interpreter: str) -> str:
         note.unlink()
     # Written now and never checked, so that nothing appears below /usr later, when root runs it.
     compiler = ("-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-s", str(tree), "-p", "/")
-    run(str(home / "bin/python3"), *compiler, str(home / "lib"))
+    run(python, *compiler, str(home / "lib"))
     return version
 
 

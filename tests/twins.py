@@ -12,7 +12,5 @@ try:
 except ImportError:
     C = None
 
-TWINS = [
-    "Python",
-    pytest.param("C", marks=pytest.mark.skipif(C is None, reason="workerlib's C part was not built here: no compiler")),
-]
+needs_c = pytest.mark.skipif(C is None, reason="workerlib's C part was not built here: no compiler")
+TWINS = ["Python", pytest.param("C", marks=needs_c)]

@@ -71,7 +71,7 @@ class Exchange:
                 if now() >= until:
                     raise TimeoutError(f"{uri}: no answer within {within_s:g} s")
                 self._turn(until)
-        except BaseException:
+        except BaseException:  # also what interrupts it: a socket that was not greeted is of no use
             self.drop(CloseKind.LOCAL)
             raise
         return self._greeting
@@ -168,7 +168,7 @@ class Exchange:
                 self._sendable = False  # reading tells why: what the peer said before it closed comes first
             else:
                 self._lost(error)
-        except BaseException:
+        except BaseException:  # what interrupts from outside, as Ctrl-C: a message may have been cut through
             self.drop(CloseKind.LOCAL, "interrupted")
             raise
         finally:
@@ -226,7 +226,7 @@ class Exchange:
             if self._out:
                 self.drop(CloseKind.NOT_READING, f"for {self.timeout_s:g} s")
             raise
-        except BaseException:
+        except BaseException:  # as in `swap`
             self.drop(CloseKind.LOCAL, "interrupted")
             raise
         finally:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twins import TWINS, C
+from twins import TWINS, C, needs_c
 from wire import parse
 
 from workerlib.core import frames
@@ -28,9 +28,11 @@ def twin(request: pytest.FixtureRequest) -> Callable[[str], Callable[..., Any]]:
 
 @pytest.mark.parametrize("payload", [b"", b"abc", bytes(70_000)], ids=len)
 @pytest.mark.parametrize("seq", [0, 1, 255, 256, 65535])
-def test_a_plain_message_is_as_the_general_encoder_makes_it(twin: Any, seq: int, payload: bytes) -> None:
+@pytest.mark.parametrize("flags", [0, frames.ONE_WAY])
+def test_a_plain_message_is_as_the_general_encoder_makes_it(twin: Any, flags: int, seq: int, payload: bytes) -> None:
     """Header and payload, byte for byte."""
-    assert twin("encode_plain")(START, seq, payload) == frames.encode(frames.RESULT, 4, 0, seq, payload)
+    start = frames.head(frames.RESULT, 4, flags)
+    assert twin("encode_plain")(start, seq, payload) == frames.encode(frames.RESULT, 4, flags, seq, payload)
 
 
 def test_a_payload_in_parts_is_joined(twin: Any) -> None:
@@ -46,6 +48,7 @@ def test_a_payload_in_parts_is_joined(twin: Any) -> None:
     {
         "negative number": (START, -1, b""),
         "number too large": (START, 1 << 16, b""),
+        "number of another type": (START, "1", b""),
         "payload of another type": (START, 1, None),
         "payload without bytes": (START, 1, [1, 2]),
         "an argument is missing": (START, 1),
@@ -126,7 +129,7 @@ def test_the_twins_and_the_parser_agree(data: bytes, changes: list[tuple[int, in
         assert bytes(frame.payload).startswith(prefix)
 
 
-@pytest.mark.skipif(C is None, reason="workerlib's C part was not built here: no compiler")
+@needs_c
 def test_the_c_part_keeps_no_references() -> None:
     """What it was given, and what it gave, is freed with the caller's own references, also after errors."""
     assert C is not None

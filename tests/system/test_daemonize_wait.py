@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from support import alive, children, process_state, wait_until
+from tracer import tracing
 
 from workerlib.shell import detach, process
 
@@ -499,6 +500,19 @@ def test_an_early_signal_is_kept_for_the_daemon(start: Start, stage: str) -> Non
     assert program.finish() == (143, "", "")
     program.gone()
     assert not (program.folder / "escaped").exists()
+
+
+def test_the_foreground_process_of_a_traced_daemon_waits(start: Start) -> None:
+    """It sleeps until the tracer has seen the daemon's end, and ends as the daemon did."""
+    program = start("held")
+    daemon, foreground = program.report("announced"), program.foreground.pid
+    with tracing(daemon) as tracer:
+        os.kill(daemon, signal.SIGKILL)
+        wait_until(lambda: process_state(daemon) == "Z", what="it is a zombie")
+        wait_until(lambda: {process_state(foreground) for _ in range(100)} == {"S"}, what="it sleeps")
+        assert tracer.stdin is not None
+        tracer.stdin.close()
+        assert program.wait() == 128 + signal.SIGKILL
 
 
 def test_ctrl_c_before_the_daemon_is_known(start: Start) -> None:

@@ -99,7 +99,7 @@ class EagerTask(asyncio.Future[None]):
                 return False
             self.value = value
         self._coroutine = None
-        if self.failure is None and not (self._watched or self._cancels or self._must_cancel):
+        if self.failure is None and self.reusable:
             return True
         self._finish()
         return False
