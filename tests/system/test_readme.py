@@ -71,7 +71,13 @@ class Shell:
 
     def __init__(self, folder: Path) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {"PATH": path, "HOME": str(folder), "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {
+            "PATH": path,
+            "HOME": str(folder),
+            "PARSUP_STATE_DIR": str(folder / "state"),
+            "LC_ALL": "C.UTF-8",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         self.process = subprocess.Popen(
             ["bash", "--norc"],
             cwd=folder,
