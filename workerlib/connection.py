@@ -25,6 +25,7 @@ from workerlib.core.calling import (
     tells_failure,
 )
 from workerlib.core.client_session import ClientSession
+from workerlib.core.compiled import compiled
 from workerlib.core.config import CONTROL
 from workerlib.core.frames import Frame
 from workerlib.core.payload import (
@@ -32,6 +33,7 @@ from workerlib.core.payload import (
     NIL,
     NO_ENCODING,
     Outgoing,
+    encode,
 )
 from workerlib.core.session import (
     Closed,
@@ -70,6 +72,9 @@ class only. So a call gets a callback for its cancellation when it is still unde
 
 NO_FUNCTIONS: Mapping[str, Function[..., Any]] = MappingProxyType({})
 
+caller: Callable[..., Any] | None = compiled("caller", None)
+result_taker: Callable[..., Callable[[bytes], bool]] | None = compiled("result_taker", None)
+
 Reply = tuple["asyncio.Future[Any]", Outgoing | None, str]
 """A call under way: who waits for it, how its result is decoded, and the function's name."""
 NO_REPLY: Any = (None, None, "")
@@ -94,6 +99,8 @@ class Connection:
         self._session = ClientSession(settings, inflate, self._loop.time())
         self._wire: Wire | None = None
         self._outgoing: dict[Function[..., Any], Outgoing] = {}
+        self._call: Callable[[Outgoing, bytes, str, tuple[Any, ...]], asyncio.Future[Any] | None] | None = None
+        # The C part has these two: they are emptied, not replaced.
         self._replies: dict[int, Reply] = {}
         self._young: list[int] = []  # calls whose cancellation nobody would notice yet
         self._streams: dict[int, Stream[Any]] = {}
@@ -117,7 +124,7 @@ class Connection:
         """
 
         def factory() -> Wire:
-            self._wire = Wire(self._session, self._on_event, self._shortcut, hold_reading=False)
+            self._wire = Wire(self._session, self._on_event, self._make_shortcut, hold_reading=False)
             return self._wire
 
         try:
@@ -193,6 +200,10 @@ class Connection:
         outgoing = self._outgoing.get(function)
         if outgoing is None:
             outgoing = prepare(function, self._outgoing, self._offer, self.uri, self._why_not_trusted)
+        if outgoing.is_plain and self._call is not None and not kwargs:
+            future = self._call(outgoing, outgoing.prefix, outgoing.name, args)
+            if future is not None:
+                return future
         if outgoing.sends_items:
             return self._feed(outgoing.kind, args, functools.partial(outgoing.payload, kwargs=kwargs), outgoing)
         return self._dispatch(outgoing.kind, outgoing.payload(args, kwargs), outgoing, outgoing.name)
@@ -259,7 +270,7 @@ class Connection:
                 wire.write_together()
             self._replies[seq] = future, outgoing, name
             if not self._young:
-                self._loop.call_later(CANCELLED_SEEN_WITHIN_S, self._watch_young)
+                self._watch_young_soon()
             self._young.append(seq)
             wire.write(data)
             return future
@@ -273,9 +284,13 @@ class Connection:
         wire.write(data)
         return stream.opened if isinstance(stream, StateStream) else stream
 
+    def _watch_young_soon(self) -> None:
+        self._loop.call_later(CANCELLED_SEEN_WITHIN_S, self._watch_young)
+
     def _watch_young(self) -> None:
         """Notices calls that were cancelled, and sees to it that the others will be noticed at once."""
-        young, self._young = self._young, []
+        young = self._young.copy()
+        self._young.clear()
         for seq in young:
             if (reply := self._replies.get(seq)) is not None:
                 if reply[0].done():
@@ -343,6 +358,14 @@ class Connection:
             self._wire.write(self._session.grant(seq, count))
 
     # Events
+
+    def _make_shortcut(self, wire: Wire) -> Callable[[bytes], bool]:
+        if caller is None or result_taker is None:
+            return self._shortcut
+        known = self._session.in_c
+        watch, create_future = self._watch_young_soon, self._loop.create_future
+        self._call = caller(*known, wire, self._replies, self._young, watch, create_future, encode)
+        return result_taker(*known, self._replies)
 
     def _shortcut(self, data: bytes) -> bool:
         """One plain result of a call that waits: half the work of the long way."""
@@ -416,7 +439,8 @@ class Connection:
         if not self._handshake.done():
             self._handshake.set_exception(closed.as_error())
             self._handshake.exception()  # read here: `open` may have given up before
-        replies, self._replies = self._replies, {}
+        replies = self._replies.copy()
+        self._replies.clear()
         pings, self._pings = self._pings, {}
         for waiting in (*(future for future, _, _ in replies.values()), *pings.values()):
             if not waiting.done():

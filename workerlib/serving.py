@@ -6,12 +6,14 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Executor
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from workerlib.core import frames
 from workerlib.core.calling import read
+from workerlib.core.compiled import compiled
 from workerlib.core.frames import Frame
 from workerlib.core.payload import (
+    MAY_BE_LARGE,
     MSGPACK,
     CallHead,
     call_prefix,
@@ -29,7 +31,7 @@ from workerlib.pump import StockStreams, StreamEnd
 from workerlib.servant import Callee, Servant, Session, session_variable
 from workerlib.shell import journal
 from workerlib.shell.compression import inflate
-from workerlib.shell.eager import EagerTask
+from workerlib.shell.eager import EagerTask, enter_task, leave_task
 from workerlib.shell.pickling import why_not_trusted
 from workerlib.shell.transport import Peer, Wire
 from workerlib.spec import (
@@ -47,6 +49,22 @@ SERIALIZERS = frozenset({SERPENT, MARSHAL, JSON, MSGPACK})
 
 THREADS = 8
 """Threads for `def` functions of one server; more calls wait for one to be free."""
+
+
+answerer: Callable[..., Callable[[bytes], bool]] | None = compiled("answerer", None)
+
+
+class Hot(NamedTuple):
+    """The function that a connection has called last. The shortcut in C takes the fields by their order."""
+
+    prefix: bytes
+    """With what a call of it begins."""
+    decode: Callable[[bytes], Any]
+    """Its arguments, of which it always takes the same number."""
+    callee: Callee
+    method: Callable[..., Any]
+    encode: Callable[[Any], bytes]
+    """Its result, unless that may be large."""
 
 
 class Host:
@@ -91,7 +109,7 @@ class ServerConnection:
         self.server = server
         self.loop = asyncio.get_running_loop()
         self.session = ServerSession(server.settings, inflate, self.loop.time())
-        self.wire = Wire(self.session, self._on_event, self._shortcut, hold_reading=True)
+        self.wire = Wire(self.session, self._on_event, self._make_shortcut, hold_reading=True)
         self.longest = server.settings.max_message_size
         self.encode_result = encode_result
         self.calls: dict[int, EagerTask] = {}
@@ -99,10 +117,8 @@ class ServerConnection:
         self.streams = StreamCalls(self.wire, self.session, server, self._answer)
         self.user_session: Session | None = None
         self._context = server.base_context
-        self._hot_prefix = b"\xc1"  # a byte that MessagePack never uses: nothing is hot yet
-        self._hot_callee: Callee | None = None
+        self._hot: Hot | None = None
         self._was_called = False
-        self._hot_end = 0
         self._idle_task: EagerTask | None = None
         server.connections.add(self)
 
@@ -257,34 +273,43 @@ class ServerConnection:
         elif self.calls.get(frame.seq) is task:
             del self.calls[frame.seq]
 
+    def _make_shortcut(self, wire: Wire) -> Callable[[bytes], bool]:
+        if answerer is None:
+            return self._shortcut
+        return answerer(*self.session.in_c, self, wire, self.loop, enter_task, leave_task, MAY_BE_LARGE)
+
     def _shortcut(self, data: bytes) -> bool:
         """One call of the function that was called last, answered in its first step: half the work of the long way.
 
         The function is known by the bytes that name it, and the arguments must use up exactly what lies between the
         name and the last byte, so that it finds what `_read_call` would; what does not fit goes there, to be told.
         """
-        callee = self._hot_callee
-        if callee is None or (seq := self.session.sole_call(data, self._hot_prefix)) < 0:
+        hot, task = self._hot, self._idle_task
+        if hot is None or task is None or (seq := self.session.sole_call(data, hot.prefix)) < 0:
             return False
         try:
-            args = callee.signature.bind_exact(data[self._hot_end : -1])
-        except Exception:  # noqa: BLE001 - the types' own checks are user code; `_read_call` says what is wrong
-            self._invoke(Frame(frames.INVOKE, MSGPACK, 0, seq, data[frames.HEADER_SIZE :]))
-            return True
-        callee.calls += 1
-        task, self._idle_task = self._idle_task or EagerTask(self.loop), None
-        if task.start(callee.method(*args), self._context.copy()):
-            self._idle_task = task
+            args = hot.decode(data[frames.HEADER_SIZE + len(hot.prefix) : -1])
+        except Exception:  # noqa: BLE001 - the types' own checks are user code
+            return False
+        hot.callee.calls += 1
+        self._idle_task = None
+        if task.start(hot.method(*args), self._context.copy()) and type(task.value) not in MAY_BE_LARGE:
             try:
-                payload = self.encode_result(callee.where, task.value)
-            except ResultError:
+                payload = hot.encode(task.value)
+            except Exception:  # noqa: BLE001, S110 - it is encoded once more, by what tells why it cannot be
                 pass
             else:
                 if len(payload) <= self.longest:
                     self.wire.write(ServerSession.result(seq, payload))
+                    task.value = None
+                    self._idle_task = task
                     return True
-        self._conclude(Frame(frames.INVOKE, MSGPACK, 0, seq, b""), callee, task)
+        self.answer_slowly(seq, hot.callee, task)
         return True
+
+    def answer_slowly(self, seq: int, callee: Callee, task: EagerTask) -> None:
+        """What the shortcut began: the call goes on, or has ended in another way than most do."""
+        self._conclude(Frame(frames.INVOKE, MSGPACK, 0, seq, b""), callee, task)
 
     def _invoke(self, frame: Frame) -> None:
         self._was_called = True  # here, not in the shortcut: that knows a function only from a call before
@@ -311,23 +336,24 @@ class ServerConnection:
             self.answer_error(frame, error, with_traceback=False)
 
     def _read_call(self, frame: Frame) -> tuple[Callee, tuple[Any, ...], dict[str, Any]]:
-        hot, payload, named = self._hot_callee, frame.payload, len(self._hot_prefix)
-        if hot is not None and not frame.flags and payload[-1] == 0x80 and payload[:named] == self._hot_prefix:
+        hot, payload = self._hot, frame.payload
+        if hot is not None and not frame.flags and payload[-1] == 0x80 and payload[: len(hot.prefix)] == hot.prefix:
             try:
-                args = hot.signature.bind_exact(payload[named:-1])
+                args = hot.decode(payload[len(hot.prefix) : -1])
             except Exception:  # noqa: BLE001, S110 - the types' own checks are user code; the long way tells what is wrong
                 pass
             else:
-                hot.calls += 1
-                return hot, args, {}
+                hot.callee.calls += 1
+                return hot.callee, args, {}
         head: CallHead = decode_call_head(payload)
         callee = self._find(head.object, head.method)
         if self.session.dialect:
             check_takes_items(frame, callee)
         args, kwargs = callee.signature.bind(head.args, head.kwargs, payload)
         if callee.signature.exact and callee.runs_on_loop and callee.kind is Kind.RPC:
-            self._hot_prefix, self._hot_callee = call_prefix(head.object, head.method), callee
-            self._hot_end = frames.HEADER_SIZE + len(self._hot_prefix)
+            encode_it = encode if self.session.dialect else functools.partial(encode_stock_result, callee.where)
+            prefix = call_prefix(head.object, head.method)
+            self._hot = Hot(prefix, callee.signature.bind_exact, callee, callee.method, encode_it)
         return callee, args, kwargs
 
     def _find(self, target: str, method: str) -> Callee:

@@ -54,6 +54,11 @@ class ClientSession(SessionEnd):
         self._heard = True
         return seq
 
+    @property
+    def in_c(self) -> tuple[Any, ...]:
+        """What the shortcuts in C look at and change, for a call and for its result."""
+        return self, self._parser.buffered, self._longest, _INVOKE, _RESULT, self._pending, self._granted, self._sending
+
     def connect(self, target: str, value: Any) -> bytes:
         """The opening CONNECT; `value` is the connection-state argument, or nothing for none."""
         announced = {"workerlib": DIALECT, "window": self.settings.stream_window, "value": value}

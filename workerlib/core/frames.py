@@ -24,6 +24,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from workerlib.core.compiled import compiled
 from workerlib.errors import ProtocolError
 
 VERSION = 502
@@ -109,12 +110,9 @@ def unfilled_in_python(size: int, /) -> bytearray:
 
 
 # Every call goes through the first two, once at each end.
-try:
-    import workerlib._speedups as in_c
-
-    encode_plain, sole_plain, unfilled = in_c.encode_plain, in_c.sole_plain, in_c.unfilled
-except (ImportError, AttributeError):  # it was not built, or is of an older checkout
-    encode_plain, sole_plain, unfilled = encode_plain_in_python, sole_plain_in_python, unfilled_in_python
+encode_plain = compiled("encode_plain", encode_plain_in_python)
+sole_plain = compiled("sole_plain", sole_plain_in_python)
+unfilled = compiled("unfilled", unfilled_in_python)
 
 
 def encode(

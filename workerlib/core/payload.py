@@ -336,13 +336,17 @@ class Outgoing:
         self.kind = function.kind
         self.sends_items = function.kind.sends_items
         self.name = function.qualified_name
-        self._prefix = call_prefix(target, function.name)
+        self.prefix = call_prefix(target, function.name)
         packer = Packer(self.name, function.types.parameters)
         self._packer = packer if packer.forms else None
         self._takes_buffers = bool(packer.forms) or any(map(_takes_buffer, function.types.parameters.types))
         self.item_form = form_of(function.types.items, self.name) if self.sends_items else None
         self.same_user_only = same_user_only(function)
         self._before = function.before
+        self.is_plain = not (
+            self._takes_buffers or self._before is not None or self.sends_items or function.kind is not Kind.RPC
+        )
+        """Whether each call is `prefix`, the arguments in MessagePack, and those by keyword."""
         self.results = Results(function) if function.after is None else AdaptedResults(function, function.after)
 
     def payload(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -353,14 +357,18 @@ class Outgoing:
             args, kwargs = self._packer.pack(args, kwargs)
         try:
             if self._takes_buffers and (any(map(is_large, args)) or any(map(is_large, kwargs.values()))):
-                parts = Parts(self._prefix)
+                parts = Parts(self.prefix)
                 parts.add_array(args)
                 parts.add_map(kwargs)
                 return parts.as_payload()
-            return self._prefix + encode(args) + (encode(kwargs) if kwargs else NO_KEYWORDS)
+            return self.prefix + encode(args) + (encode(kwargs) if kwargs else NO_KEYWORDS)
         except NO_ENCODING as error:
             where = self.function.qualified_name
             raise ArgumentError(f"{where}: an argument cannot travel between processes: {error}") from None
+
+
+MAY_BE_LARGE = frozenset({Extension, *BUFFERS})
+"""Types of values that are not copied into a message when they are long."""
 
 
 def pack_result(where: str, form: Form, value: Any) -> Any:
@@ -374,7 +382,7 @@ def pack_result(where: str, form: Form, value: Any) -> Any:
 def encode_result(where: str, value: Any) -> bytes:
     """The payload of a result. Raises ResultError when the value has no encoding."""
     try:
-        return encode_value(value) if type(value) in _MAY_BE_LARGE else encode(value)
+        return encode_value(value) if type(value) in MAY_BE_LARGE else encode(value)
     except NO_ENCODING as error:
         raise ResultError(f"the result of {where} cannot be encoded: {error}") from None
 
@@ -393,14 +401,12 @@ def encode_items(where: str, items: list[Any], *, large: bool = False) -> bytes:
     Raises ResultError when one has no encoding.
     """
     try:
-        if large or (items and type(items[0]) in _MAY_BE_LARGE):
+        if large or (items and type(items[0]) in MAY_BE_LARGE):
             return encode_list(items, large=large)
         return encode(items)
     except NO_ENCODING as error:
         raise ResultError(f"the result of {where} cannot be encoded: {error}") from None
 
-
-_MAY_BE_LARGE = frozenset({Extension, *BUFFERS})
 
 # Errors travel as Pyro5 puts them: a dictionary with the class name, the arguments and the remote traceback.
 

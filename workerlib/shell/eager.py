@@ -11,11 +11,12 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from workerlib.core.compiled import compiled
 from workerlib.shell.forks import leave
 
 # Documented in "Extending asyncio", with any task-like object; the stubs of mypy only know Task.
-_enter_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio._enter_task  # noqa: SLF001
-_leave_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio._leave_task  # noqa: SLF001
+enter_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio._enter_task  # noqa: SLF001
+leave_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio._leave_task  # noqa: SLF001
 _register_task: Callable[[Any], None] = asyncio._register_task  # noqa: SLF001
 _unregister_task: Callable[[Any], None] = asyncio._unregister_task  # noqa: SLF001
 
@@ -41,10 +42,8 @@ def first_step_in_python(
         leave(loop, task)
 
 
-try:  # in C the end of a coroutine is no exception: that takes a quarter of the time
-    from workerlib._speedups import first_step
-except ImportError:
-    first_step = first_step_in_python
+# In C the end of a coroutine is no exception: that takes a quarter of the time.
+first_step = compiled("first_step", first_step_in_python)
 
 
 def _raise(fatal: BaseException) -> None:
@@ -73,8 +72,9 @@ class EagerTask(asyncio.Future[None]):
         self._waiting_for: asyncio.Future[Any] | None = None
         self._must_cancel = False
         self._cancels = 0
-        self._watched = False
         self._name = ""
+        self.reusable = True
+        """Whether it can be started again when it has ended in its first step: nobody waits for it or cancelled it."""
         self.value: Any = None
         self.failure: BaseException | None = None
 
@@ -85,21 +85,25 @@ class EagerTask(asyncio.Future[None]):
         see `failure` and `reusable`; when it has not, call `follow`.
         """
         # What `_step` does, less all that cannot be in a first step: this is a third of the cost of a short call.
+        # The C part does the same for the shortcut of `workerlib.serving`.
         self._coroutine = coroutine
         self._context = context
         try:
-            ended, value = context.run(first_step, _enter_task, _leave_task, self._loop_, self, coroutine)
+            ended, value = context.run(first_step, enter_task, leave_task, self._loop_, self, coroutine)
         except BaseException as raised:
             if asyncio.current_task(self._loop_) is not None:
                 raise  # another task is running: this one was not entered, and the coroutine has not run
-            self.failure = raised  # a task's outcome may be any error; its owner decides
-        else:
-            if not ended:
-                self._suspend(value)
-                return False
-            self.value = value
+            return self.end_at_once(None, raised)  # a task's outcome may be any error; its owner decides
+        if not ended:
+            self.suspend(value)
+            return False
+        return self.end_at_once(value, None)
+
+    def end_at_once(self, value: Any, failure: BaseException | None) -> bool:
+        """The coroutine has ended in its first step; returns what `start` does."""
+        self.value, self.failure = value, failure
         self._coroutine = None
-        if self.failure is None and self.reusable:
+        if failure is None and self.reusable:
             return True
         self._finish()
         return False
@@ -114,11 +118,6 @@ class EagerTask(asyncio.Future[None]):
         """Whether the coroutine has ended."""
         return self._coroutine is None
 
-    @property
-    def reusable(self) -> bool:
-        """Whether it can be started again when it has ended in its first step: nobody waits for it or cancelled it."""
-        return not (self._watched or self._cancels or self._must_cancel)
-
     def _step(self, error: BaseException | None = None) -> None:
         """A step after the first."""
         loop, coroutine = self._loop_, self._coroutine
@@ -127,7 +126,7 @@ class EagerTask(asyncio.Future[None]):
             self._must_cancel = False
             error = asyncio.CancelledError()
         self._waiting_for = None
-        _enter_task(loop, self)
+        enter_task(loop, self)
         try:
             waited = coroutine.send(None) if error is None else coroutine.throw(error)
         except StopIteration as stop:
@@ -135,11 +134,11 @@ class EagerTask(asyncio.Future[None]):
         except BaseException as raised:  # noqa: BLE001 - a task's outcome may be any error; its owner decides
             self.failure = raised
         else:
-            _leave_task(loop, self)
-            self._suspend(waited)
+            leave_task(loop, self)
+            self.suspend(waited)
             return
         # Outside of the `except` blocks: an error that the owner makes must not have the result as its context.
-        _leave_task(loop, self)
+        leave_task(loop, self)
         self._coroutine = None
         self._finish()
 
@@ -151,7 +150,7 @@ class EagerTask(asyncio.Future[None]):
             # Out of `run_forever`, also where a transport's callback started this step.
             self._loop_.call_soon(_raise, failure)
         failure = None  # its traceback holds this frame
-        if (self._watched or self._done_ is not None) and not self.done():
+        if (not self.reusable or self._done_ is not None) and not self.done():
             super().set_result(None)
         if self._done_ is not None:
             _unregister_task(self)
@@ -159,10 +158,11 @@ class EagerTask(asyncio.Future[None]):
             self._done_(self.value, failure)
 
     def add_done_callback(self, fn: Any, *, context: contextvars.Context | None = None) -> None:
-        self._watched = True
+        self.reusable = False
         super().add_done_callback(fn, context=context)
 
-    def _suspend(self, waited: Any) -> None:
+    def suspend(self, waited: Any) -> None:
+        """The coroutine goes on when what it awaits is done."""
         blocking = getattr(waited, "_asyncio_future_blocking", None)
         if waited is None:  # asyncio.sleep(0): give the loop one turn
             self._loop_.call_soon(self._step, context=self._context)
@@ -184,6 +184,7 @@ class EagerTask(asyncio.Future[None]):
     def cancel(self, msg: Any | None = None) -> bool:  # noqa: ARG002 - messages of cancellations are deprecated
         if self._coroutine is None:
             return False
+        self.reusable = False
         self._cancels += 1
         if self._waiting_for is not None and self._waiting_for.cancel():
             return True

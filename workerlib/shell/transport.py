@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
+from workerlib.core.compiled import compiled
 from workerlib.core.session import Closed, CloseKind, Event
 from workerlib.core.uri import Location, UnixLocation, check_socket_path
 from workerlib.errors import ProtocolError, UsageError
@@ -63,6 +64,9 @@ class Machine(Protocol):
     def close(self, kind: CloseKind, detail: str = "") -> Closed: ...
 
 
+data_receiver: Callable[[Any, Callable[[bytes], bool]], Callable[[bytes], None]] | None = compiled("data_receiver", None)
+
+
 def _discard(_data: object) -> None:
     """What is written to a connection that has ended goes nowhere; its user is told by the Closed event."""
 
@@ -74,21 +78,24 @@ class Wire(asyncio.Protocol):
     pings and never reads would fill the memory otherwise). Only the serving end does this: if both did, two ends that
     wait for each other to read would wait for ever.
 
-    `shortcut` is offered all input first, and says whether it took it: one whole message of the common kind, for which
-    the machine neither has anything to send nor changes its deadline.
+    `make_shortcut` gives for this wire what is offered all input first, and says whether it took it: one whole message
+    of the common kind, for which the machine neither has anything to send nor changes its deadline.
     """
 
     def __init__(
         self,
         machine: Machine,
         on_event: Callable[[Event], None],
-        shortcut: Callable[[bytes], bool],
+        make_shortcut: Callable[["Wire"], Callable[[bytes], bool]],
         *,
         hold_reading: bool,
     ) -> None:
         self.machine = machine
         self._on_event = on_event
-        self._shortcut = shortcut
+        self._shortcut = make_shortcut(self)
+        if data_receiver is not None:
+            # Nothing of Python between the loop and a shortcut in C. The loop looks for this when it begins to read.
+            self.data_received = data_receiver(self, self._shortcut)  # type: ignore[method-assign]
         self._hold_reading = hold_reading
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -128,16 +135,24 @@ class Wire(asyncio.Protocol):
         try:
             if self._shortcut(data):
                 return
-            self._deliver(self.machine.receive(data, self._loop.time()))
         except Exception as error:  # noqa: BLE001 - one connection's trouble must not reach the event loop
-            self._fail(error)
+            self.fail(error)
+        else:
+            self.receive(data)
+
+    def receive(self, data: bytes) -> None:
+        """What the shortcut did not take."""
+        try:
+            self._deliver(self.machine.receive(data, self._loop.time()))
+        except Exception as error:  # noqa: BLE001 - as above
+            self.fail(error)
 
     def data_filled(self, size: int) -> None:
         """`size` bytes were written to the machine's `room`."""
         try:
             self._deliver(self.machine.receive_filled(size, self._loop.time()))
         except Exception as error:  # noqa: BLE001 - as above
-            self._fail(error)
+            self.fail(error)
 
     def _deliver(self, events: Sequence[Event]) -> None:
         if len(events) > 1:
@@ -163,7 +178,7 @@ class Wire(asyncio.Protocol):
         if reading:
             transport.resume_reading()
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """An event could not be handled: the peer's fault when it says so, else ours. The connection ends."""
         if isinstance(error, ProtocolError):
             kind = CloseKind.PROTOCOL
