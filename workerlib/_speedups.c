@@ -10,6 +10,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <structmember.h>
 
 #include <stdint.h>
 #include <string.h>
@@ -148,6 +149,24 @@ unfilled(PyObject *Py_UNUSED(module), PyObject *object)
     return PyByteArray_FromStringAndSize(NULL, size);
 }
 
+PyDoc_STRVAR(bind_doc, "bind(function, instance, owner, /)\n--\n\n"
+                       "See workerlib.spec.Function.__get__.");
+
+static PyObject *
+bind(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    if (check_count("__get__", count, 3) < 0)
+        return NULL;
+    if (args[1] == Py_None)
+        return Py_NewRef(args[0]);
+    PyObject *call = PyObject_GetAttrString(args[0], "call");
+    if (call == NULL)
+        return NULL;
+    PyObject *bound = PyObject_CallMethod(call, "__get__", "OO", args[1], args[2]);
+    Py_DECREF(call);
+    return bound;
+}
+
 /* What is being raised, as something that came while an error, which this takes, was being handled. */
 static PyObject *
 raise_after(PyObject *kind, PyObject *error, PyObject *traceback)
@@ -218,18 +237,69 @@ first_step(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
  * `self`. What changes meanwhile it looks up by name: that is the whole of what the two languages know of each other.
  */
 
-#define NAMES(X) X(closed) X(_heard) X(_seq) X(write) X(write_together) X(receive) X(fail) \
-                 X(_hot) X(_idle_task) X(_context) X(answer_slowly) X(calls) \
-                 X(_coroutine) X(reusable) X(value) X(suspend) X(end_at_once) \
-                 X(results) X(one) X(error) X(done) X(set_result) X(set_exception)
-#define DECLARE(name) static PyObject *name_##name;
-NAMES(DECLARE)
+/* An attribute of objects of ours. Where its class declares it in __slots__ it is read and written in its place, else as
+ * by Python; the first class that is met is the one for which the place is kept.
+ */
+typedef struct {
+    PyObject *name;
+    PyTypeObject *owner;
+    Py_ssize_t offset;
+} Attribute;
+
+#define ATTRIBUTES(X) X(closed) X(_heard) X(_seq) X(write) X(_hot) X(_idle_task) X(_base_context) X(calls) X(_coroutine) \
+                      X(_context) X(reusable) X(value) X(is_plain) X(prefix) X(name) X(results) X(one)
+#define METHODS(X) X(write_together) X(receive) X(fail) X(answer_slowly) X(suspend) X(end_at_once) X(error) X(done) \
+                   X(set_result) X(set_exception)
+#define DECLARE_ATTRIBUTE(of) static Attribute at_##of;
+ATTRIBUTES(DECLARE_ATTRIBUTE)
+#define DECLARE_METHOD(of) static PyObject *name_##of;
+METHODS(DECLARE_METHOD)
 
 static int
 look_up_names(void)
 {
-#define LOOK_UP(name) if ((name_##name = PyUnicode_InternFromString(#name)) == NULL) return -1;
-    NAMES(LOOK_UP)
+#define LOOK_UP_ATTRIBUTE(of) if ((at_##of.name = PyUnicode_InternFromString(#of)) == NULL) return -1;
+    ATTRIBUTES(LOOK_UP_ATTRIBUTE)
+#define LOOK_UP_METHOD(of) if ((name_##of = PyUnicode_InternFromString(#of)) == NULL) return -1;
+    METHODS(LOOK_UP_METHOD)
+    return 0;
+}
+
+/* Where an object has an attribute; NULL when it is not in a slot, or in that of a class that was not met first. */
+static PyObject **
+place_of(PyObject *object, Attribute *attribute)
+{
+    if (attribute->owner == NULL) {
+        PyObject *slot = PyObject_GetAttr((PyObject *)Py_TYPE(object), attribute->name);
+        if (slot == NULL)
+            PyErr_Clear();
+        else if (Py_IS_TYPE(slot, &PyMemberDescr_Type) && ((PyMemberDescrObject *)slot)->d_member->type == T_OBJECT_EX) {
+            attribute->offset = ((PyMemberDescrObject *)slot)->d_member->offset;
+            attribute->owner = (PyTypeObject *)Py_NewRef(PyDescr_TYPE(slot));
+        }
+        Py_XDECREF(slot);
+    }
+    if (attribute->owner == NULL || !PyObject_TypeCheck(object, attribute->owner))
+        return NULL;
+    return (PyObject **)((char *)object + attribute->offset);
+}
+
+static PyObject *
+get(PyObject *object, Attribute *attribute)
+{
+    PyObject **place = place_of(object, attribute);
+    return place != NULL && *place != NULL ? Py_NewRef(*place) : PyObject_GetAttr(object, attribute->name);
+}
+
+static int
+set(PyObject *object, Attribute *attribute, PyObject *value)
+{
+    PyObject **place = place_of(object, attribute);
+    if (place == NULL)
+        return PyObject_SetAttr(object, attribute->name, value);
+    PyObject *before = *place;
+    *place = Py_NewRef(value);
+    Py_XDECREF(before);
     return 0;
 }
 
@@ -256,9 +326,9 @@ make_shortcut(PyMethodDef *method, PyObject *constants, Py_ssize_t count)
 
 /* Whether an attribute is None, or -1. */
 static int
-is_none(PyObject *object, PyObject *name)
+is_none(PyObject *object, Attribute *attribute)
 {
-    PyObject *value = PyObject_GetAttr(object, name);
+    PyObject *value = get(object, attribute);
     if (value == NULL)
         return -1;
     Py_DECREF(value);
@@ -315,7 +385,7 @@ seq_when_sole(PyObject *constants, PyObject *data, int head, const unsigned char
     long seq = seq_of_sole(data, HEAD(head), prefix, prefix_size);
     if (seq < 0 || PyBytes_GET_SIZE(data) > PyLong_AsSsize_t(CONSTANT(LONGEST)))
         return -1;
-    int is_open = is_none(CONSTANT(SESSION), name_closed);
+    int is_open = is_none(CONSTANT(SESSION), &at_closed);
     return is_open > 0 ? seq : is_open - 1;
 }
 
@@ -334,7 +404,12 @@ decode_part(PyObject *decode, PyObject *data, Py_ssize_t from, Py_ssize_t to)
 static int
 write_to(PyObject *wire, PyObject *message)
 {
-    return check_done(PyObject_CallMethodOneArg(wire, name_write, message));
+    PyObject *write = get(wire, &at_write);
+    if (write == NULL)
+        return -1;
+    int written = check_done(PyObject_CallOneArg(write, message));
+    Py_DECREF(write);
+    return written;
 }
 
 /* Wire.data_received */
@@ -379,16 +454,16 @@ enum { HOT_PREFIX, HOT_DECODE, HOT_CALLEE, HOT_METHOD, HOT_ENCODE, HOT_COUNT };
 static int
 start(PyObject *constants, PyObject *task, PyObject *coroutine, PyObject **value)
 {
-    PyObject *connections = PyObject_GetAttr(CONSTANT(A_CONNECTION), name__context);
-    if (connections == NULL)
+    PyObject *base = get(CONSTANT(A_CONNECTION), &at__base_context);
+    if (base == NULL)
         return -1;
-    PyObject *context = PyContext_Copy(connections);
-    Py_DECREF(connections);
+    PyObject *context = PyContext_Copy(base);
+    Py_DECREF(base);
     if (context == NULL)
         return -1;
     PySendResult outcome = PYGEN_ERROR;
     int ran = -1;
-    if (PyObject_SetAttr(task, name__coroutine, coroutine) == 0 && PyObject_SetAttr(task, name__context, context) == 0 &&
+    if (set(task, &at__coroutine, coroutine) == 0 && set(task, &at__context, context) == 0 &&
         PyContext_Enter(context) == 0) {
         ran = step(CONSTANT(A_ENTER), CONSTANT(A_LEAVE), CONSTANT(A_LOOP), task, coroutine, &outcome, value);
         if (PyContext_Exit(context) < 0)
@@ -405,12 +480,12 @@ start(PyObject *constants, PyObject *task, PyObject *coroutine, PyObject **value
     }
     if (outcome == PYGEN_NEXT)
         return check_done(PyObject_CallMethodOneArg(task, name_suspend, *value));
-    int reusable = is_true(PyObject_GetAttr(task, name_reusable));
+    int reusable = is_true(get(task, &at_reusable));
     if (reusable < 0)
         return -1;
     if (reusable == 0)
         return check_done(PyObject_CallMethodObjArgs(task, name_end_at_once, *value, Py_None, NULL));
-    return PyObject_SetAttr(task, name__coroutine, Py_None) < 0 ? -1 : 1;
+    return set(task, &at__coroutine, Py_None) < 0 ? -1 : 1;
 }
 
 /* Whether the result was written; 0 when it is for Python to say what is wrong with it, or to write what may be long. */
@@ -452,14 +527,14 @@ run_call(PyObject *constants, PyObject *hot, PyObject *task, long seq, PyObject 
     Py_DECREF(coroutine);
     if (answered > 0) {
         answered = write_result(constants, PyTuple_GET_ITEM(hot, HOT_ENCODE), seq, value);
-        if (answered == 0 && PyObject_SetAttr(task, name_value, value) < 0)
+        if (answered == 0 && set(task, &at_value, value) < 0)
             answered = -1;
     }
     Py_XDECREF(value);
     if (answered < 0)
         return -1;
     if (answered > 0)
-        return PyObject_SetAttr(connection, name__idle_task, task);
+        return set(connection, &at__idle_task, task);
     PyObject *number = PyLong_FromLong(seq);
     if (number == NULL)
         return -1;
@@ -471,12 +546,12 @@ run_call(PyObject *constants, PyObject *hot, PyObject *task, long seq, PyObject 
 static int
 count_call(PyObject *callee)
 {
-    PyObject *before = PyObject_GetAttr(callee, name_calls);
+    PyObject *before = get(callee, &at_calls);
     if (before == NULL)
         return -1;
     PyObject *now = PyLong_FromLongLong(PyLong_AsLongLong(before) + 1);
     Py_DECREF(before);
-    int counted = now == NULL ? -1 : PyObject_SetAttr(callee, name_calls, now);
+    int counted = now == NULL ? -1 : set(callee, &at_calls, now);
     Py_XDECREF(now);
     return counted;
 }
@@ -497,8 +572,8 @@ answer_hot(PyObject *constants, PyObject *hot, PyObject *task, PyObject *data)
     if (args == NULL)
         return pass_over_error();  /* the long way tells what is wrong */
     int ran = -1;
-    if (PyObject_SetAttr(CONSTANT(SESSION), name__heard, Py_True) == 0 &&
-        PyObject_SetAttr(CONSTANT(A_CONNECTION), name__idle_task, Py_None) == 0 &&
+    if (set(CONSTANT(SESSION), &at__heard, Py_True) == 0 &&
+        set(CONSTANT(A_CONNECTION), &at__idle_task, Py_None) == 0 &&
         count_call(PyTuple_GET_ITEM(hot, HOT_CALLEE)) == 0)
         ran = run_call(constants, hot, task, seq, args);
     Py_DECREF(args);
@@ -508,8 +583,8 @@ answer_hot(PyObject *constants, PyObject *hot, PyObject *task, PyObject *data)
 static PyObject *
 answer(PyObject *constants, PyObject *data)
 {
-    PyObject *hot = PyObject_GetAttr(CONSTANT(A_CONNECTION), name__hot);
-    PyObject *task = PyObject_GetAttr(CONSTANT(A_CONNECTION), name__idle_task);
+    PyObject *hot = get(CONSTANT(A_CONNECTION), &at__hot);
+    PyObject *task = get(CONSTANT(A_CONNECTION), &at__idle_task);
     int taken = -1;
     if (hot != NULL && task != NULL) {
         taken = 0;
@@ -534,8 +609,7 @@ answerer(PyObject *Py_UNUSED(module), PyObject *constants)
 
 /* Connection: making a call, and taking its result */
 
-enum { C_WIRE = SENDING + 1, C_REPLIES, C_YOUNG, C_WATCH, C_CREATE_FUTURE, C_ENCODE, C_COUNT };
-enum { C_OUTGOING, C_PREFIX, C_NAME, C_ARGS, C_ARGS_COUNT };
+enum { C_WIRE = SENDING + 1, C_RUN, C_OUTGOING, C_REPLIES, C_YOUNG, C_WATCH, C_CREATE_FUTURE, C_ENCODE, C_COUNT };
 
 /* The message of a call; NULL without an error when Python is to say what is wrong. */
 static PyObject *
@@ -561,10 +635,10 @@ encode_call(PyObject *constants, long seq, PyObject *prefix, PyObject *args)
 
 /* Notes a call that is about to be written; -1 with an error. */
 static int
-expect_reply(PyObject *constants, long seq, PyObject *number, PyObject *future, PyObject *const *args)
+expect_reply(PyObject *constants, long seq, PyObject *number, PyObject *future, PyObject *outgoing)
 {
     PyObject *replies = CONSTANT(C_REPLIES), *young = CONSTANT(C_YOUNG);
-    if (PySet_Add(CONSTANT(PENDING), number) < 0 || PyObject_SetAttr(CONSTANT(SESSION), name__seq, number) < 0)
+    if (PySet_Add(CONSTANT(PENDING), number) < 0 || set(CONSTANT(SESSION), &at__seq, number) < 0)
         return -1;
     if (PyDict_GET_SIZE(replies) > 0) {
         PyObject *before = PyLong_FromLong(seq - 1);
@@ -573,7 +647,9 @@ expect_reply(PyObject *constants, long seq, PyObject *number, PyObject *future, 
         if (waits < 0 || (waits > 0 && check_done(PyObject_CallMethodNoArgs(CONSTANT(C_WIRE), name_write_together)) < 0))
             return -1;
     }
-    PyObject *reply = PyTuple_Pack(3, future, args[C_OUTGOING], args[C_NAME]);
+    PyObject *name = get(outgoing, &at_name);
+    PyObject *reply = name == NULL ? NULL : PyTuple_Pack(3, future, outgoing, name);
+    Py_XDECREF(name);
     if (reply == NULL)
         return -1;
     int noted = PyDict_SetItem(replies, number, reply);
@@ -583,41 +659,70 @@ expect_reply(PyObject *constants, long seq, PyObject *number, PyObject *future, 
     return PyList_Append(young, number);
 }
 
-/* The future of a call that was written; None when nothing was done. */
+/* The future of a call that was written; NULL without an error when nothing was done. */
 static PyObject *
-call(PyObject *constants, PyObject *const *args, Py_ssize_t count)
+call(PyObject *constants, PyObject *outgoing, PyObject *args)
 {
-    Py_ssize_t named;
-    if (check_count("call", count, C_ARGS_COUNT) < 0 || bytes_of(args[C_PREFIX], &named) == NULL)
-        return NULL;
-    PyObject *last = PyObject_GetAttr(CONSTANT(SESSION), name__seq);
+    PyObject *last = get(CONSTANT(SESSION), &at__seq);
     if (last == NULL)
         return NULL;
     long seq = PyLong_AsLong(last) % MAX_SEQ + 1;
     Py_DECREF(last);
-    PyObject *number = PyLong_FromLong(seq), *future = NULL;
-    if (number == NULL)
-        return NULL;
-    PyObject *message = NULL;
-    if (PySet_Contains(CONSTANT(PENDING), number) == 0 && is_none(CONSTANT(SESSION), name_closed) > 0)
-        message = encode_call(constants, seq, args[C_PREFIX], args[C_ARGS]);
+    PyObject *number = PyLong_FromLong(seq), *prefix = get(outgoing, &at_prefix), *message = NULL, *future = NULL;
+    if (number != NULL && prefix != NULL && PyBytes_CheckExact(prefix) &&
+        PySet_Contains(CONSTANT(PENDING), number) == 0 && is_none(CONSTANT(SESSION), &at_closed) > 0)
+        message = encode_call(constants, seq, prefix, args);
     if (message != NULL && (future = PyObject_CallNoArgs(CONSTANT(C_CREATE_FUTURE))) != NULL &&
-        (expect_reply(constants, seq, number, future, args) < 0 || write_to(CONSTANT(C_WIRE), message) < 0))
+        (expect_reply(constants, seq, number, future, outgoing) < 0 || write_to(CONSTANT(C_WIRE), message) < 0))
         Py_CLEAR(future);
     Py_XDECREF(message);
-    Py_DECREF(number);
-    return future == NULL && !PyErr_Occurred() ? Py_NewRef(Py_None) : future;
+    Py_XDECREF(prefix);
+    Py_XDECREF(number);
+    return future;
 }
 
-static PyMethodDef call_method = {"call", (PyCFunction)(void (*)(void))call, METH_FASTCALL, NULL};
-
-PyDoc_STRVAR(caller_doc, "caller(*constants)\n--\n\n"
-                         "A function that makes a call as workerlib.connection.Connection does, or does nothing.");
+/* The future of a call without arguments by keyword; NULL without an error when it is for Python to make. */
+static PyObject *
+run_plainly(PyObject *constants, PyObject *const *args, Py_ssize_t count)
+{
+    PyObject *outgoing = PyDict_GetItemWithError(CONSTANT(C_OUTGOING), args[0]);
+    if (outgoing == NULL)
+        return NULL;
+    Py_INCREF(outgoing);
+    PyObject *future = NULL, *values;
+    if (is_true(get(outgoing, &at_is_plain)) > 0 && (values = PyTuple_New(count - 1)) != NULL) {
+        for (Py_ssize_t n = 1; n < count; n++)
+            PyTuple_SET_ITEM(values, n - 1, Py_NewRef(args[n]));
+        future = call(constants, outgoing, values);
+        Py_DECREF(values);
+    }
+    Py_DECREF(outgoing);
+    return future;
+}
 
 static PyObject *
-caller(PyObject *Py_UNUSED(module), PyObject *constants)
+run(PyObject *constants, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
-    return make_shortcut(&call_method, constants, C_COUNT);
+    if (count > 0 && keywords == NULL) {
+        PyObject *future = run_plainly(constants, args, count);
+        if (future != NULL || PyErr_Occurred())
+            return future;
+    }
+    return PyObject_Vectorcall(CONSTANT(C_RUN), args, (size_t)count, keywords);
+}
+
+static PyMethodDef run_method = {
+    "run", (PyCFunction)(void (*)(void))run, METH_FASTCALL | METH_KEYWORDS,
+    "run($self, function, /, *args, **kwargs)\n--\n\nSee workerlib.Connection.run.",
+};
+
+PyDoc_STRVAR(runner_doc, "runner(*constants)\n--\n\n"
+                         "A function that does what workerlib.connection.Connection.run does.");
+
+static PyObject *
+runner(PyObject *Py_UNUSED(module), PyObject *constants)
+{
+    return make_shortcut(&run_method, constants, C_COUNT);
 }
 
 enum { T_REPLIES = SENDING + 1, T_COUNT };
@@ -630,22 +735,22 @@ settle(PyObject *future, PyObject *results, PyObject *data)
     int is_done = is_true(PyObject_CallMethodNoArgs(future, name_done));
     if (is_done != 0)
         return is_done < 0 ? -1 : 0;
-    PyObject *decode = PyObject_GetAttr(results, name_one);
+    PyObject *decode = get(results, &at_one);
     if (decode == NULL)
         return -1;
-    PyObject *value = decode_part(decode, data, HEADER_SIZE, PyBytes_GET_SIZE(data)), *set = name_set_result;
+    PyObject *value = decode_part(decode, data, HEADER_SIZE, PyBytes_GET_SIZE(data)), *tell = name_set_result;
     Py_DECREF(decode);
     if (value == NULL) {  /* the types' own checks are user code */
         if (!PyErr_ExceptionMatches(PyExc_Exception))
             return -1;
         PyObject *error = take_error();
         value = PyObject_CallMethodOneArg(results, name_error, error);
-        set = name_set_exception;
+        tell = name_set_exception;
         Py_DECREF(error);
         if (value == NULL)
             return -1;
     }
-    int settled = check_done(PyObject_CallMethodOneArg(future, set, value));
+    int settled = check_done(PyObject_CallMethodOneArg(future, tell, value));
     Py_DECREF(value);
     return settled;
 }
@@ -666,8 +771,8 @@ take_reply(PyObject *constants, PyObject *number, PyObject *data)
     Py_INCREF(reply);
     int taken = -1;
     if (PySet_Discard(CONSTANT(PENDING), number) >= 0 && PyDict_DelItem(CONSTANT(T_REPLIES), number) == 0 &&
-        PyObject_SetAttr(CONSTANT(SESSION), name__heard, Py_True) == 0) {
-        PyObject *results = PyObject_GetAttr(PyTuple_GET_ITEM(reply, REPLY_OUTGOING), name_results);
+        set(CONSTANT(SESSION), &at__heard, Py_True) == 0) {
+        PyObject *results = get(PyTuple_GET_ITEM(reply, REPLY_OUTGOING), &at_results);
         taken = results == NULL || settle(PyTuple_GET_ITEM(reply, REPLY_FUTURE), results, data) < 0 ? -1 : 1;
         Py_XDECREF(results);
     }
@@ -704,10 +809,11 @@ static PyMethodDef functions[] = {
     {"encode_plain", (PyCFunction)(void (*)(void))encode_plain, METH_FASTCALL, encode_plain_doc},
     {"sole_plain", (PyCFunction)(void (*)(void))sole_plain, METH_FASTCALL, sole_plain_doc},
     {"unfilled", unfilled, METH_O, unfilled_doc},
+    {"bind", (PyCFunction)(void (*)(void))bind, METH_FASTCALL, bind_doc},
     {"first_step", (PyCFunction)(void (*)(void))first_step, METH_FASTCALL, first_step_doc},
     {"data_receiver", data_receiver, METH_VARARGS, data_receiver_doc},
     {"answerer", answerer, METH_VARARGS, answerer_doc},
-    {"caller", caller, METH_VARARGS, caller_doc},
+    {"runner", runner, METH_VARARGS, runner_doc},
     {"result_taker", result_taker, METH_VARARGS, result_taker_doc},
     {NULL, NULL, 0, NULL},
 };

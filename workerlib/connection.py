@@ -72,7 +72,7 @@ class only. So a call gets a callback for its cancellation when it is still unde
 
 NO_FUNCTIONS: Mapping[str, Function[..., Any]] = MappingProxyType({})
 
-caller: Callable[..., Any] | None = compiled("caller", None)
+runner: Callable[..., Any] | None = compiled("runner", None)
 result_taker: Callable[..., Callable[[bytes], bool]] | None = compiled("result_taker", None)
 
 Reply = tuple["asyncio.Future[Any]", Outgoing | None, str]
@@ -98,9 +98,8 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._session = ClientSession(settings, inflate, self._loop.time())
         self._wire: Wire | None = None
+        # The C part has these three: they are emptied, not replaced.
         self._outgoing: dict[Function[..., Any], Outgoing] = {}
-        self._call: Callable[[Outgoing, bytes, str, tuple[Any, ...]], asyncio.Future[Any] | None] | None = None
-        # The C part has these two: they are emptied, not replaced.
         self._replies: dict[int, Reply] = {}
         self._young: list[int] = []  # calls whose cancellation nobody would notice yet
         self._streams: dict[int, Stream[Any]] = {}
@@ -200,10 +199,6 @@ class Connection:
         outgoing = self._outgoing.get(function)
         if outgoing is None:
             outgoing = prepare(function, self._outgoing, self._offer, self.uri, self._why_not_trusted)
-        if outgoing.is_plain and self._call is not None and not kwargs:
-            future = self._call(outgoing, outgoing.prefix, outgoing.name, args)
-            if future is not None:
-                return future
         if outgoing.sends_items:
             return self._feed(outgoing.kind, args, functools.partial(outgoing.payload, kwargs=kwargs), outgoing)
         return self._dispatch(outgoing.kind, outgoing.payload(args, kwargs), outgoing, outgoing.name)
@@ -360,11 +355,13 @@ class Connection:
     # Events
 
     def _make_shortcut(self, wire: Wire) -> Callable[[bytes], bool]:
-        if caller is None or result_taker is None:
+        if runner is None or result_taker is None:
             return self._shortcut
         known = self._session.in_c
-        watch, create_future = self._watch_young_soon, self._loop.create_future
-        self._call = caller(*known, wire, self._replies, self._young, watch, create_future, encode)
+        self.run = runner(  # type: ignore[method-assign]  # for it, so that nothing of Python is in between
+            *known, wire, self.run, self._outgoing, self._replies, self._young, self._watch_young_soon,
+            self._loop.create_future, encode,
+        )  # fmt: skip
         return result_taker(*known, self._replies)
 
     def _shortcut(self, data: bytes) -> bool:

@@ -105,6 +105,8 @@ class Host:
 class ServerConnection:
     """One accepted connection: reads calls, runs them, answers."""
 
+    __slots__ = ("__dict__", "__weakref__", "_base_context", "_hot", "_idle_task")  # as slots for the C part
+
     def __init__(self, server: "Host") -> None:
         self.server = server
         self.loop = asyncio.get_running_loop()
@@ -116,7 +118,7 @@ class ServerConnection:
         self.one_ways: set[EagerTask] = set()  # their sequence numbers may be used again while they run
         self.streams = StreamCalls(self.wire, self.session, server, self._answer)
         self.user_session: Session | None = None
-        self._context = server.base_context
+        self._base_context = server.base_context
         self._hot: Hot | None = None
         self._was_called = False
         self._idle_task: EagerTask | None = None
@@ -231,8 +233,8 @@ class ServerConnection:
             raise ProtocolError(f"no object {target!r} is served here: the worker that had this address has gone")
         self.user_session = session = Session(self.wire.peer)
         session.stock = dialect is None
-        self._context = self.server.base_context.copy()
-        self._context.run(session_variable.set, session)
+        self._base_context = self.server.base_context.copy()
+        self._base_context.run(session_variable.set, session)
         if servant.on_connect is not None and servant.connect_signature is not None:
             given = dialect.get("value") if dialect is not None else None if value == DEFAULT_HANDSHAKE else value
             args = [] if given is None else [given]
@@ -246,7 +248,7 @@ class ServerConnection:
     def _start(self, coroutine: Coroutine[Any, Any, Any], frame: Frame) -> None:
         """Runs a coroutine of ours that answers by itself."""
         task = EagerTask(self.loop)
-        task.start(coroutine, self._context.copy())
+        task.start(coroutine, self._base_context.copy())
         if not task.ended:
             self._remember(frame, task)
             task.follow(functools.partial(self._ended, frame, task))
@@ -293,7 +295,7 @@ class ServerConnection:
             return False
         hot.callee.calls += 1
         self._idle_task = None
-        if task.start(hot.method(*args), self._context.copy()) and type(task.value) not in MAY_BE_LARGE:
+        if task.start(hot.method(*args), self._base_context.copy()) and type(task.value) not in MAY_BE_LARGE:
             try:
                 payload = hot.encode(task.value)
             except Exception:  # noqa: BLE001, S110 - it is encoded once more, by what tells why it cannot be
@@ -371,7 +373,7 @@ class ServerConnection:
             self._start(self._run_stream(frame, callee, args, kwargs), frame)
             return
         task, self._idle_task = self._idle_task or EagerTask(self.loop), None
-        task.start(self._call(callee, args, kwargs), self._context.copy())
+        task.start(self._call(callee, args, kwargs), self._base_context.copy())
         self._conclude(frame, callee, task)
 
     def _conclude(self, frame: Frame, callee: Callee, task: EagerTask) -> None:

@@ -23,6 +23,7 @@ from typing import (
 
 import msgspec
 
+from workerlib.core.compiled import compiled
 from workerlib.errors import UsageError
 
 P = ParamSpec("P")
@@ -186,6 +187,10 @@ class Function(Generic[P, R_co]):
 
     def __repr__(self) -> str:
         return f"<{self.kind.value} {self.qualified_name}>"
+
+
+# Who writes `connection.run(Sum.add, 1)` comes by here for each call.
+Function.__get__ = compiled("bind", Function.__get__)  # type: ignore[method-assign]
 
 
 def _composed(first: Callable[..., Any] | None, then: Callable[[Any], Any] | None) -> Callable[..., Any] | None:

@@ -31,6 +31,8 @@ class ClientSession(SessionEnd):
     END of a call that sends items is the server's: it wants no more, and its payload is the reason.
     """
 
+    __slots__ = ("_seq",)  # for the C part
+
     _greeted = False
 
     def __init__(self, settings: RpcSettings, inflate: Inflate, now: float, *, always_reading: bool = True) -> None:

@@ -260,6 +260,8 @@ def _list_decoder_with_form(kind: Any, where: str) -> Callable[[bytes | memoryvi
 class Results:
     """Decodes what one function returned or yields, checked against its declared type."""
 
+    __slots__ = ("__dict__", "one")  # as a slot for the C part
+
     def __init__(self, function: Function[..., Any]) -> None:
         self._where = function.qualified_name
         types = function.types
@@ -330,6 +332,8 @@ def _takes_buffer(kind: Any) -> bool:
 
 class Outgoing:
     """Encodes the calls of one function on one object, decodes their results. Made once for each; raises UsageError."""
+
+    __slots__ = ("__dict__", "is_plain", "name", "prefix", "results")  # these four as slots for the C part
 
     def __init__(self, function: Function[..., Any], target: str) -> None:
         self.function = function

@@ -122,6 +122,8 @@ def parse_dialect(value: Any) -> Mapping[str, Any] | None:
 class SessionEnd:
     """What both ends share: parsing, deadlines, heartbeat, pings, streams, the end."""
 
+    __slots__ = ("__dict__", "_heard", "closed")  # these two as slots for the C part
+
     def __init__(self, settings: RpcSettings, inflate: Inflate, now: float) -> None:
         self.settings = settings
         self.state = HANDSHAKE

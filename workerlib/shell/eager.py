@@ -61,6 +61,7 @@ class EagerTask(asyncio.Future[None]):
     again with another one, unless somebody has asked it to tell of its end: making a task costs more than that step.
     """
 
+    __slots__ = ("_context", "_coroutine", "reusable", "value")  # these four as slots for the C part
     _task_names = 0
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

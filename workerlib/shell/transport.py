@@ -82,6 +82,8 @@ class Wire(asyncio.Protocol):
     of the common kind, for which the machine neither has anything to send nor changes its deadline.
     """
 
+    __slots__ = ("__dict__", "write")  # this one as a slot for the C part
+
     def __init__(
         self,
         machine: Machine,
