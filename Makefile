@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 DEB_PYTHON ?= /usr/bin/python3
 
 # What an editable installation is made from, and has to be made again for.
-INSTALLED := pyproject.toml workerlib/_speedups.c
+INSTALLED := pyproject.toml $(wildcard workerlib/*.[ch])
 
 .PHONY: run test soak lint format bench deb clean setup setup-dev
 

@@ -90,7 +90,8 @@ def generate(root: Path, version: str) -> None:
 
 def compile_speedups(root: Path, folder: Path) -> Path:
     """Where the C part is, below `folder`; nothing is there when it cannot be compiled, of which setuptools warns."""
-    extension = Extension("workerlib._speedups", [str(root / "workerlib/_speedups.c")], optional=True)
+    sources = [str(source) for source in sorted((root / "workerlib").glob("*.c"))]
+    extension = Extension("workerlib._speedups", sources, optional=True)
     command = Distribution({"ext_modules": [extension]}).get_command_obj("build_ext")
     command.build_lib, command.build_temp = str(folder), str(folder / "objects")
     command.ensure_finalized()

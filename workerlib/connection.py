@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import itertools
 import ssl
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
@@ -50,6 +51,7 @@ from workerlib.errors import (
 from workerlib.feeding import CallWriter, Feed, SourceFeed, as_source
 from workerlib.kinds import DirectCall, DirectPipe, ReverseDirectPipe, ReversePipe, StatePipe
 from workerlib.outflow import Updates
+from workerlib.shell.alarm import alarm_of
 from workerlib.shell.compression import inflate
 from workerlib.shell.pickling import why_not_trusted
 from workerlib.shell.recent_log import LogRecord
@@ -75,9 +77,11 @@ NO_FUNCTIONS: Mapping[str, Function[..., Any]] = MappingProxyType({})
 runner: Callable[..., Any] | None = compiled("runner", None)
 result_taker: Callable[..., Callable[[bytes], bool]] | None = compiled("result_taker", None)
 
-Reply = tuple["asyncio.Future[Any]", Outgoing | None, str]
-"""A call under way: who waits for it, how its result is decoded, and the function's name."""
-NO_REPLY: Any = (None, None, "")
+Reply = tuple["asyncio.Future[Any]", Outgoing | None, str, bool]
+"""A call under way: who waits for it, how its result is decoded, the function's name, and whether it would be noticed at
+once if it were cancelled.
+"""
+NO_REPLY: Any = (None, None, "", False)
 
 
 class Connection:
@@ -85,6 +89,8 @@ class Connection:
 
     All of it belongs to the event loop that made it. An async context manager: leaving it closes the connection.
     """
+
+    __slots__ = ("__dict__", "__weakref__", "_will_look")  # as a slot for the C part
 
     def __init__(
         self, uri: Uri, settings: RpcSettings, expected: Mapping[str, Function[..., Any]] = NO_FUNCTIONS
@@ -96,12 +102,13 @@ class Connection:
         """Names and kinds of the functions that the worker offers."""
         self._offer = Offer()
         self._loop = asyncio.get_running_loop()
+        self._alarm = alarm_of(self._loop)
         self._session = ClientSession(settings, inflate, self._loop.time())
         self._wire: Wire | None = None
-        # The C part has these three: they are emptied, not replaced.
+        # The C part has these two: they are emptied, not replaced.
         self._outgoing: dict[Function[..., Any], Outgoing] = {}
         self._replies: dict[int, Reply] = {}
-        self._young: list[int] = []  # calls whose cancellation nobody would notice yet
+        self._will_look = False
         self._streams: dict[int, Stream[Any]] = {}
         self._feeds: dict[int, Feed] = {}
         self._pings: dict[int, asyncio.Future[None]] = {}
@@ -243,7 +250,7 @@ class Connection:
         wire = self._check_open(payload, name)
         seq, data = self._session.call_with_items(payload)
         future = self._loop.create_future()
-        self._replies[seq] = future, outgoing, name
+        self._replies[seq] = future, outgoing, name, True
         future.add_done_callback(functools.partial(self._on_done, seq))
         wire.write(data)
         form = outgoing.item_form if outgoing is not None else None
@@ -263,10 +270,9 @@ class Connection:
             future = self._loop.create_future()
             if seq - 1 in self._replies:  # the call before has no answer yet: there may be many at a time
                 wire.write_together()
-            self._replies[seq] = future, outgoing, name
-            if not self._young:
-                self._watch_young_soon()
-            self._young.append(seq)
+            self._replies[seq] = future, outgoing, name, False
+            if not self._will_look:
+                self.look_soon()
             wire.write(data)
             return future
         if kind is Kind.ONE_WAY:
@@ -279,19 +285,21 @@ class Connection:
         wire.write(data)
         return stream.opened if isinstance(stream, StateStream) else stream
 
-    def _watch_young_soon(self) -> None:
-        self._loop.call_later(CANCELLED_SEEN_WITHIN_S, self._watch_young)
+    def look_soon(self) -> None:
+        """Some calls will be noticed when they are cancelled, those that are still under way then."""
+        self._will_look = True
+        self._alarm.call_at(self._loop.time() + CANCELLED_SEEN_WITHIN_S, self._look)
 
-    def _watch_young(self) -> None:
+    def _look(self) -> None:
         """Notices calls that were cancelled, and sees to it that the others will be noticed at once."""
-        young = self._young.copy()
-        self._young.clear()
-        for seq in young:
-            if (reply := self._replies.get(seq)) is not None:
-                if reply[0].done():
-                    self._on_done(seq, reply[0])
-                else:
-                    reply[0].add_done_callback(functools.partial(self._on_done, seq))
+        self._will_look = False
+        young = itertools.takewhile(lambda call: not call[1][3], reversed(self._replies.items()))
+        for seq, (future, outgoing, name, _) in list(young):
+            self._replies[seq] = future, outgoing, name, True
+            if future.done():
+                self._on_done(seq, future)
+            else:
+                future.add_done_callback(functools.partial(self._on_done, seq))
 
     def _on_done(self, seq: int, future: "asyncio.Future[Any]") -> None:
         if future.cancelled() and seq in self._replies and self._replies[seq][0] is future:
@@ -358,18 +366,22 @@ class Connection:
         if runner is None or result_taker is None:
             return self._shortcut
         known = self._session.in_c
-        self.run = runner(  # type: ignore[method-assign]  # for it, so that nothing of Python is in between
-            *known, wire, self.run, self._outgoing, self._replies, self._young, self._watch_young_soon,
-            self._loop.create_future, encode,
-        )  # fmt: skip
-        return result_taker(*known, self._replies)
+        kind = type(self._loop.create_future())
+        make: tuple[Any, Any] = (kind, {"loop": self._loop})
+        if kind is not asyncio.Future:  # which every loop makes thus; another class its loop knows to make
+            make = (self._loop.create_future, {})
+        # As an attribute it goes before the method: nothing of Python is in between.
+        self.run = runner(  # type: ignore[method-assign]
+            *known, self._replies, self, wire, self.run, self._outgoing, *make, encode
+        )
+        return result_taker(*known, self._replies, kind.done, kind.set_result)
 
     def _shortcut(self, data: bytes) -> bool:
         """One plain result of a call that waits: half the work of the long way."""
         seq = self._session.sole_result(data)
         if seq < 0:
             return False
-        future, outgoing, _ = self._replies.get(seq, NO_REPLY)
+        future, outgoing, _, _ = self._replies.get(seq, NO_REPLY)
         if outgoing is None:
             self._on_event(Frame(frames.RESULT, MSGPACK, 0, seq, data[frames.HEADER_SIZE :]))
             return True
@@ -388,7 +400,7 @@ class Connection:
         seq = event.seq
         # What waits is forgotten after it was told: if the frame cannot be read, it ends with the connection.
         if event.type == frames.RESULT and (reply := self._replies.get(seq)) is not None:
-            self._take_reply(*reply, event)
+            self._take_reply(reply, event)
             del self._replies[seq]
         elif event.type != frames.PING and (stream := self._streams.get(seq)) is not None:
             stream.take(event)
@@ -411,11 +423,12 @@ class Connection:
             if self._session.closed is None and self._wire is not None:
                 self._wire.write(self._session.end(event.seq, NIL))
         elif event.type == frames.ABORT and (reply := self._replies.get(event.seq)) is not None:
-            self._take_reply(*reply, event)
+            self._take_reply(reply, event)
             del self._replies[event.seq]
 
-    def _take_reply(self, future: "asyncio.Future[Any]", outgoing: Outgoing | None, name: str, frame: Frame) -> None:
+    def _take_reply(self, reply: Reply, frame: Frame) -> None:
         """Gives a call its answer. Raises ProtocolError when that cannot be read."""
+        future, outgoing, name, _ = reply
         if future.done():
             return  # it was cancelled; this is the worker's late answer
         if tells_failure(frame):
@@ -439,7 +452,7 @@ class Connection:
         replies = self._replies.copy()
         self._replies.clear()
         pings, self._pings = self._pings, {}
-        for waiting in (*(future for future, _, _ in replies.values()), *pings.values()):
+        for waiting in (*(future for future, *_ in replies.values()), *pings.values()):
             if not waiting.done():
                 waiting.set_exception(closed.as_error())
         streams, self._streams = self._streams, {}

@@ -18,6 +18,7 @@ from workerlib.core.session import Closed, CloseKind, Event
 from workerlib.core.uri import Location, UnixLocation, check_socket_path
 from workerlib.errors import ProtocolError, UsageError
 from workerlib.shell import forks, journal
+from workerlib.shell.alarm import Deadline, alarm_of
 from workerlib.shell.beating import Beat
 from workerlib.spec import RpcSettings
 
@@ -101,7 +102,8 @@ class Wire(asyncio.Protocol):
         self._hold_reading = hold_reading
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = alarm_of(self._loop)
+        self._timer: asyncio.TimerHandle | Deadline | None = None
         self._armed_at = float("inf")
         self._age_timer: asyncio.TimerHandle | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -203,12 +205,12 @@ class Wire(asyncio.Protocol):
             self._arm()
 
     def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        before, self._timer = self._timer, None
         self._armed_at = self.machine.deadline_at
         if self._armed_at != float("inf"):
-            self._timer = self._loop.call_at(self._armed_at, self._tick)
+            self._timer = self._alarm.call_at(self._armed_at, self._tick)
+        if before is not None:  # not first: the alarm would close and open again
+            before.cancel()
 
     def refresh_deadline(self) -> None:
         """To be called after the machine was changed from outside."""
