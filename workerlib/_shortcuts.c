@@ -430,8 +430,8 @@ expect_reply(PyObject *constants, long seq, PyObject *number, PyObject *future, 
     Py_DECREF(reply);
     if (noted < 0 || set(CONSTANT(SESSION), &at__seq, number) < 0)
         return -1;
-    int will_look = is_true(get(connection, &at__will_look));
-    return will_look != 0 ? will_look : check_done(PyObject_CallMethodNoArgs(connection, name_look_soon));
+    int will_not_look = is_none(connection, &at__will_look);
+    return will_not_look <= 0 ? will_not_look : check_done(PyObject_CallMethodNoArgs(connection, name_look_soon));
 }
 
 static PyObject *
@@ -557,9 +557,11 @@ take_reply(PyObject *constants, PyObject *number, PyObject *data)
     Py_INCREF(reply);
     PyObject *results = NULL;
     int taken = -1;
-    if (PyDict_DelItem(CONSTANT(REPLIES), number) == 0 && set(CONSTANT(SESSION), &at__heard, Py_True) == 0 &&
-        (results = get(PyTuple_GET_ITEM(reply, REPLY_OUTGOING), &at_results)) != NULL)
-        taken = settle(constants, PyTuple_GET_ITEM(reply, REPLY_FUTURE), results, data) < 0 ? -1 : 1;
+    if (set(CONSTANT(SESSION), &at__heard, Py_True) == 0 &&
+        (results = get(PyTuple_GET_ITEM(reply, REPLY_OUTGOING), &at_results)) != NULL &&
+        settle(constants, PyTuple_GET_ITEM(reply, REPLY_FUTURE), results, data) == 0)
+        /* after it was told: whoever is still there when the connection ends is told by that */
+        taken = has(CONSTANT(REPLIES), number) > 0 && PyDict_DelItem(CONSTANT(REPLIES), number) < 0 ? -1 : 1;
     Py_XDECREF(results);
     Py_DECREF(reply);
     return taken;

@@ -51,7 +51,7 @@ from workerlib.errors import (
 from workerlib.feeding import CallWriter, Feed, SourceFeed, as_source
 from workerlib.kinds import DirectCall, DirectPipe, ReverseDirectPipe, ReversePipe, StatePipe
 from workerlib.outflow import Updates
-from workerlib.shell.alarm import alarm_of
+from workerlib.shell.alarm import Deadline, alarm_of
 from workerlib.shell.compression import inflate
 from workerlib.shell.pickling import why_not_trusted
 from workerlib.shell.recent_log import LogRecord
@@ -108,7 +108,7 @@ class Connection:
         # The C part has these two: they are emptied, not replaced.
         self._outgoing: dict[Function[..., Any], Outgoing] = {}
         self._replies: dict[int, Reply] = {}
-        self._will_look = False
+        self._will_look: Deadline | asyncio.TimerHandle | None = None
         self._streams: dict[int, Stream[Any]] = {}
         self._feeds: dict[int, Feed] = {}
         self._pings: dict[int, asyncio.Future[None]] = {}
@@ -271,7 +271,7 @@ class Connection:
             if seq - 1 in self._replies:  # the call before has no answer yet: there may be many at a time
                 wire.write_together()
             self._replies[seq] = future, outgoing, name, False
-            if not self._will_look:
+            if self._will_look is None:
                 self.look_soon()
             wire.write(data)
             return future
@@ -287,12 +287,11 @@ class Connection:
 
     def look_soon(self) -> None:
         """Some calls will be noticed when they are cancelled, those that are still under way then."""
-        self._will_look = True
-        self._alarm.call_at(self._loop.time() + CANCELLED_SEEN_WITHIN_S, self._look)
+        self._will_look = self._alarm.call_at(self._loop.time() + CANCELLED_SEEN_WITHIN_S, self._look)
 
     def _look(self) -> None:
         """Notices calls that were cancelled, and sees to it that the others will be noticed at once."""
-        self._will_look = False
+        self._will_look = None
         young = itertools.takewhile(lambda call: not call[1][3], reversed(self._replies.items()))
         for seq, (future, outgoing, name, _) in list(young):
             self._replies[seq] = future, outgoing, name, True
@@ -385,12 +384,12 @@ class Connection:
         if outgoing is None:
             self._on_event(Frame(frames.RESULT, MSGPACK, 0, seq, data[frames.HEADER_SIZE :]))
             return True
-        del self._replies[seq]
         if not future.done():
             try:
                 future.set_result(outgoing.results.one(data[frames.HEADER_SIZE :]))
             except Exception as error:  # noqa: BLE001 - the types' own checks are user code
                 future.set_exception(outgoing.results.error(error))
+        self._replies.pop(seq, None)  # after it was told, as below; what tells may have ended the connection
         return True
 
     def _on_event(self, event: Event) -> None:
@@ -444,6 +443,9 @@ class Connection:
             future.set_exception(error)
 
     def _on_closed(self, closed: Closed) -> None:
+        if self._will_look is not None:
+            self._will_look.cancel()
+            self._will_look = None
         if not self._closed.done():
             self._closed.set_result(closed)
         if not self._handshake.done():

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 import parsupd_process
 import pytest
+from twins import TWINS, use_python
 from parsupctl_process import Controlled, StartDaemon
 
 
@@ -25,3 +26,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartDaemon]:
             return running
 
         yield start
+
+
+@pytest.fixture(params=TWINS)
+def language(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """In which calls are made and answered: as always, or as where workerlib's C part was not built."""
+    if request.param == "Python":
+        use_python(monkeypatch)
+    return request.param
