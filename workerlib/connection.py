@@ -78,8 +78,8 @@ runner: Callable[..., Any] | None = compiled("runner", None)
 result_taker: Callable[..., Callable[[bytes], bool]] | None = compiled("result_taker", None)
 
 Reply = tuple["asyncio.Future[Any]", Outgoing | None, str, bool]
-"""A call under way: who waits for it, how its result is decoded, the function's name, and whether it would be noticed at
-once if it were cancelled.
+"""A call under way: who waits for it, how its result is decoded, the function's name, and whether it would be noticed
+at once if it were cancelled.
 """
 NO_REPLY: Any = (None, None, "", False)
 

@@ -59,7 +59,7 @@ class Hot(NamedTuple):
 
     prefix: bytes
     """With what a call of it begins."""
-    decode: Callable[[bytes], Any]
+    decode: Callable[[bytes | memoryview], Any]
     """Its arguments, of which it always takes the same number."""
     callee: Callee
     method: Callable[..., Any]

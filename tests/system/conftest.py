@@ -5,8 +5,8 @@ from contextlib import ExitStack
 
 import parsupd_process
 import pytest
-from twins import TWINS, use_python
 from parsupctl_process import Controlled, StartDaemon
+from twins import TWINS, use_python
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from typing import TypeVar
 F = TypeVar("F")
 
 INTERFACE = 2
-"""What the two languages know of each other; counted up with every change to it. A file in C that was built from an older
-checkout is as good as none.
+"""What the two languages know of each other; counted up with every change to it. What was built from an older checkout
+is as good as nothing.
 """
 
 try:

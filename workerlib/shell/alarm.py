@@ -1,9 +1,8 @@
 """Deadlines that seldom come, without a time limit on each wait of the loop.
 
-A loop with a timer of its own waits for its sockets with a limit, for which the kernel starts and stops a timer at each
-wait: 0.3 us of a call that takes 10. Heartbeats of 10 s are not worth that. Here they are kept by one timer of the kernel
-that is a file as others are (timerfd): it is set when the next deadline changes, and the loop waits for it as for a
-socket.
+A loop with a timer of its own waits for its sockets with a limit, for which the kernel starts and stops a timer at
+each wait: 0.3 us of a call that takes 10. Heartbeats of 10 s are not worth that. Here they are kept by one timer of the
+kernel that is a file (timerfd): it is set when the next deadline changes, and the loop waits for it as for a socket.
 """
 
 import asyncio
@@ -22,7 +21,7 @@ open_timer = compiled("open_timer", _NOT_HERE)
 set_timer = compiled("set_timer", _NOT_HERE)
 
 LATE_S = 0.001
-"""How late it rings on purpose: the time of uvloop's clock is as old as that, and a deadline must not come too early."""
+"""How late it rings on purpose: uvloop's clock is that much behind, and a deadline must not come too early."""
 
 MANY_CANCELLED = 64
 
@@ -86,7 +85,7 @@ class Alarm:
             self._rings_at = when
 
     def _ring(self) -> None:
-        """Calls back for one deadline. If more have passed it rings at once again: what one raises, the loop is told."""
+        """Calls back for one deadline. If more have passed, it rings again: what one raises, only the loop is told."""
         with suppress(BlockingIOError):  # it was set anew since the loop has seen it
             os.read(self._fd, 8)
         self._rings_at = math.inf

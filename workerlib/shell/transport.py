@@ -65,7 +65,9 @@ class Machine(Protocol):
     def close(self, kind: CloseKind, detail: str = "") -> Closed: ...
 
 
-data_receiver: Callable[[Any, Callable[[bytes], bool]], Callable[[bytes], None]] | None = compiled("data_receiver", None)
+data_receiver: Callable[[Any, Callable[[bytes], bool]], Callable[[bytes], None]] | None = compiled(
+    "data_receiver", None
+)
 
 
 def _discard(_data: object) -> None:
@@ -98,7 +100,7 @@ class Wire(asyncio.Protocol):
         self._shortcut = make_shortcut(self)
         if data_receiver is not None:
             # Nothing of Python between the loop and a shortcut in C. The loop looks for this when it begins to read.
-            self.data_received = data_receiver(self, self._shortcut)  # type: ignore[method-assign]
+            self.data_received = data_receiver(self, self._shortcut)  # type: ignore[method-assign,assignment]
         self._hold_reading = hold_reading
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
