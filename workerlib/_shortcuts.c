@@ -86,21 +86,42 @@ set(PyObject *object, Attribute *attribute, PyObject *value)
 
 /* What each of them was made with begins with what its session gives it. */
 enum { SESSION, BUFFERED, LONGEST, INVOKE, RESULT, PENDING, GRANTED, SENDING };
+#define OF_SESSION ".aihh"
+#define OF_CLIENT_SESSION OF_SESSION "sdd"
 
 #define CONSTANT(name) PyTuple_GET_ITEM(constants, name)
 #define HEAD(name) ((const unsigned char *)PyBytes_AS_STRING(CONSTANT(name)))
 
-static PyObject *
-make_shortcut(PyMethodDef *method, PyObject *constants, Py_ssize_t count)
+/* What the constants are, as their kinds say; they are not looked at again. */
+static int
+is_of_kind(PyObject *constant, char kind)
 {
-    if (check_count(method->ml_name, PyTuple_GET_SIZE(constants), count) < 0)
+    switch (kind) {
+    case 'a':
+        return PyByteArray_Check(constant);
+    case 'd':
+        return PyDict_Check(constant);
+    case 'h':
+        return PyBytes_Check(constant) && PyBytes_GET_SIZE(constant) == START_SIZE;
+    case 'i':
+        return PyLong_Check(constant);
+    case 's':
+        return PyAnySet_Check(constant);
+    default:
+        return 1;
+    }
+}
+
+static PyObject *
+make_shortcut(PyMethodDef *method, PyObject *constants, const char *kinds)
+{
+    if (check_count(method->ml_name, PyTuple_GET_SIZE(constants), (Py_ssize_t)strlen(kinds)) < 0)
         return NULL;
-    if (count > RESULT && (!PyByteArray_Check(CONSTANT(BUFFERED)) || !PyLong_Check(CONSTANT(LONGEST)) ||
-                           !PyBytes_Check(CONSTANT(INVOKE)) || check_start(PyBytes_GET_SIZE(CONSTANT(INVOKE))) < 0 ||
-                           !PyBytes_Check(CONSTANT(RESULT)) || check_start(PyBytes_GET_SIZE(CONSTANT(RESULT))) < 0)) {
-        if (!PyErr_Occurred())
-            PyErr_Format(PyExc_TypeError, "%s() was made with something else than a session", method->ml_name);
-        return NULL;
+    for (Py_ssize_t n = 0; kinds[n] != '\0'; n++) {
+        if (!is_of_kind(CONSTANT(n), kinds[n])) {
+            PyErr_Format(PyExc_TypeError, "%s() was made with something else as its constant %zd", method->ml_name, n);
+            return NULL;
+        }
     }
     return PyCFunction_New(method, constants);
 }
@@ -195,7 +216,7 @@ write_to(PyObject *wire, PyObject *message)
 
 /* Wire.data_received */
 
-enum { R_WIRE, R_SHORTCUT, R_COUNT };
+enum { R_WIRE, R_SHORTCUT };
 
 static PyObject *
 data_received(PyObject *constants, PyObject *data)
@@ -218,12 +239,12 @@ static PyMethodDef data_received_method = {"data_received", data_received, METH_
 PyObject *
 data_receiver(PyObject *Py_UNUSED(module), PyObject *constants)
 {
-    return make_shortcut(&data_received_method, constants, R_COUNT);
+    return make_shortcut(&data_received_method, constants, "..");
 }
 
 /* ServerConnection's shortcut */
 
-enum { A_CONNECTION = RESULT + 1, A_WIRE, A_LOOP, A_ENTER, A_LEAVE, A_MAY_BE_LARGE, A_COUNT };
+enum { A_CONNECTION = RESULT + 1, A_WIRE, A_LOOP, A_ENTER, A_LEAVE, A_MAY_BE_LARGE };
 enum { HOT_PREFIX, HOT_DECODE, HOT_CALLEE, HOT_METHOD, HOT_ENCODE, HOT_COUNT };
 
 /* Whether the coroutine of a call has ended in its first step, with `value`, and all is as it was; if not, the task knows
@@ -379,13 +400,13 @@ static PyMethodDef answer_method = {"answer", answer, METH_O, NULL};
 PyObject *
 answerer(PyObject *Py_UNUSED(module), PyObject *constants)
 {
-    return make_shortcut(&answer_method, constants, A_COUNT);
+    return make_shortcut(&answer_method, constants, OF_SESSION ".....s");
 }
 
 /* Connection: making a call, and taking its result */
 
 enum { REPLIES = SENDING + 1 };
-enum { C_CONNECTION = REPLIES + 1, C_WIRE, C_RUN, C_OUTGOING, C_MAKE_FUTURE, C_FOR_LOOP, C_ENCODE, C_COUNT };
+enum { C_CONNECTION = REPLIES + 1, C_WIRE, C_RUN, C_OUTGOING, C_MAKE_FUTURE, C_FOR_LOOP, C_ENCODE };
 
 /* The message of a call; NULL without an error when Python is to say what is wrong. */
 static PyObject *
@@ -505,10 +526,10 @@ static PyMethodDef run_method = {
 PyObject *
 runner(PyObject *Py_UNUSED(module), PyObject *constants)
 {
-    return make_shortcut(&run_method, constants, C_COUNT);
+    return make_shortcut(&run_method, constants, OF_CLIENT_SESSION "d...d.d.");
 }
 
-enum { T_DONE = REPLIES + 1, T_SET_RESULT, T_COUNT };
+enum { T_DONE = REPLIES + 1, T_SET_RESULT };
 enum { REPLY_FUTURE, REPLY_OUTGOING };
 
 /* Gives a future what the results make of the payload of `data`, or their error. */
@@ -584,6 +605,6 @@ static PyMethodDef take_result_method = {"take_result", take_result, METH_O, NUL
 PyObject *
 result_taker(PyObject *Py_UNUSED(module), PyObject *constants)
 {
-    return make_shortcut(&take_result_method, constants, T_COUNT);
+    return make_shortcut(&take_result_method, constants, OF_CLIENT_SESSION "d..");
 }
 

@@ -5,6 +5,7 @@ import functools
 import itertools
 import ssl
 import time
+import types
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ParamSpec, Self, TypeVar, cast, overload
@@ -369,10 +370,12 @@ class Connection:
         make: tuple[Any, Any] = (kind, {"loop": self._loop})
         if kind is not asyncio.Future:  # which every loop makes thus; another class its loop knows to make
             make = (self._loop.create_future, {})
-        # As an attribute it goes before the method: nothing of Python is in between.
-        self.run = runner(  # type: ignore[method-assign]
-            *known, self._replies, self, wire, self.run, self._outgoing, *make, encode
-        )
+        if type(self).run is _RUN:  # and not that of a subclass, or of a test
+            # As an attribute it goes before the method: nothing of Python is in between.
+            method = types.MethodType(_RUN, self)
+            self.run = runner(  # type: ignore[method-assign]
+                *known, self._replies, self, wire, method, self._outgoing, *make, encode
+            )
         return result_taker(*known, self._replies, kind.done, kind.set_result)
 
     def _shortcut(self, data: bytes) -> bool:
@@ -500,6 +503,9 @@ class Connection:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+_RUN = Connection.run
 
 
 async def open_to(

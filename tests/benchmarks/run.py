@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import dataclasses
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -32,6 +31,8 @@ from harness import Bench, Budget, Progress, Row, Series, become_subreaper, end_
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from workerlib.core import compiled
 
 SUBJECTS = {
     "calls": calls.rows,
@@ -60,8 +61,7 @@ def machine() -> dict[str, str]:
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{package} {importlib.metadata.version(package)}")
-    compiled = importlib.util.find_spec("workerlib._speedups") is not None
-    versions[0] += f" {'with' if compiled else 'without'} its C part"
+    versions[0] += f" {'with' if compiled.is_there() else 'without'} its C part"
     return {
         "cpu": f"{len(os.sched_getaffinity(0))} × {names[0] if names else platform.machine()}",
         "load": " ".join(f"{load:.2f}" for load in os.getloadavg()),

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from twins import TWINS, C, needs_c
 from wire import parse
 
-from workerlib.core import frames
+from workerlib.core import compiled, frames
 from workerlib.core.parts import LARGE, Parts
 from workerlib.testing.sessions import whole
 
@@ -127,6 +128,32 @@ def test_the_twins_and_the_parser_agree(data: bytes, changes: list[tuple[int, in
         (frame,) = found
         assert frame == frames.Frame(frames.RESULT, 4, 0, seq, data[frames.HEADER_SIZE :])
         assert bytes(frame.payload).startswith(prefix)
+
+
+@needs_c
+def test_the_c_part_is_that_of_this_checkout() -> None:
+    """Otherwise everything would work without it, and nobody would notice."""
+    assert compiled.is_there()
+    assert compiled.compiled("encode_plain", None) is C.encode_plain
+
+
+@pytest.mark.parametrize("built", [None, types.SimpleNamespace(), types.SimpleNamespace(INTERFACE=1, encode_plain=1)])
+def test_what_was_built_from_another_checkout_is_not_used(monkeypatch: pytest.MonkeyPatch, built: Any) -> None:
+    """Nor what was not built."""
+    monkeypatch.setattr(compiled, "built", built)
+    assert not compiled.is_there()
+    assert compiled.compiled("encode_plain", "otherwise") == "otherwise"
+
+
+@needs_c
+def test_a_shortcut_is_not_made_from_something_else() -> None:
+    """What it is given once it relies on: it looks at none of it again."""
+    assert C is not None
+    for make in (C.answerer, C.runner, C.result_taker, C.data_receiver):
+        with pytest.raises((TypeError, ValueError)):
+            make()
+        with pytest.raises((TypeError, ValueError)):
+            make(*[None] * 100)
 
 
 @needs_c

@@ -58,7 +58,7 @@ class ClientSession(SessionEnd):
 
     @property
     def in_c(self) -> tuple[Any, ...]:
-        """What the shortcuts in C look at and change, for a call and for its result."""
+        """What the shortcuts in C look at and change; none of these objects is ever replaced by another."""
         return self, self._parser.buffered, self._longest, _INVOKE, _RESULT, self._pending, self._granted, self._sending
 
     def connect(self, target: str, value: Any) -> bytes:

@@ -1,7 +1,4 @@
-"""Which functions are there in C: all of `workerlib/_speedups.c`, or none where that was not built.
-
-Everything is there in Python as well, and does the same.
-"""
+"""The C part of workerlib: all of it, or none where it was not built. Everything is there in Python as well."""
 
 from typing import TypeVar
 
@@ -19,8 +16,13 @@ except ImportError:
 
 
 def compiled(name: str, otherwise: F) -> F:
-    """The function of that name in C; `otherwise`, its twin in Python, where there is none."""
-    if built is None or getattr(built, "INTERFACE", None) != INTERFACE:
+    """The function of that name in C; `otherwise`, what serves in its place, where there is no C part."""
+    if not is_there():
         return otherwise
     found: F = getattr(built, name)
     return found
+
+
+def is_there() -> bool:
+    """Whether there is a C part, and it is that of this checkout."""
+    return built is not None and getattr(built, "INTERFACE", None) == INTERFACE

@@ -442,7 +442,7 @@ class ServerSession(SessionEnd):
 
     @property
     def in_c(self) -> tuple[Any, ...]:
-        """What the shortcut in C has of this, which none of them is ever replaced in."""
+        """What the shortcut in C looks at; none of these objects is ever replaced by another."""
         return self, self._parser.buffered, self._longest, _INVOKE, _RESULT
 
     @staticmethod
