@@ -387,7 +387,8 @@ answer(PyObject *constants, PyObject *data)
     int taken = -1;
     if (hot != NULL && task != NULL) {
         taken = 0;
-        if (task != Py_None && PyTuple_Check(hot) && PyTuple_GET_SIZE(hot) == HOT_COUNT)
+        if (task != Py_None && PyTuple_Check(hot) && PyTuple_GET_SIZE(hot) == HOT_COUNT &&
+            PyBytes_CheckExact(PyTuple_GET_ITEM(hot, HOT_PREFIX)))
             taken = answer_hot(constants, hot, task, data);
     }
     Py_XDECREF(hot);

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from twins import TWINS, C, needs_c
 from wire import parse
 
+from workerlib import spec
 from workerlib.core import compiled, frames
 from workerlib.core.parts import LARGE, Parts
 from workerlib.testing.sessions import whole
@@ -128,6 +129,25 @@ def test_the_twins_and_the_parser_agree(data: bytes, changes: list[tuple[int, in
         (frame,) = found
         assert frame == frames.Frame(frames.RESULT, 4, 0, seq, data[frames.HEADER_SIZE :])
         assert bytes(frame.payload).startswith(prefix)
+
+
+@pytest.mark.parametrize("bind", [spec.bind_in_python, pytest.param(getattr(C, "bind", None), marks=needs_c)])
+def test_a_function_is_itself_in_its_class_and_a_method_in_an_object(monkeypatch, bind: Any) -> None:
+    """As functions are, so that a worker can call its own."""
+    monkeypatch.setattr(spec.Function, "__get__", bind)
+
+    class Worker:
+        @spec.rpc
+        async def add(self, n: int) -> int:
+            return n
+
+    worker = Worker()
+    assert isinstance(Worker.add, spec.Rpc)
+    assert (Worker.add, worker.add.__self__, worker.add.__func__) == (Worker.add, worker, Worker.add.call)
+    with pytest.raises((TypeError, AttributeError)):
+        bind(object(), worker, Worker)
+    with pytest.raises(TypeError):
+        bind(Worker.add)
 
 
 @needs_c
