@@ -1,8 +1,9 @@
 """Deadlines that seldom come, without a time limit on each wait of the loop.
 
 A loop with a timer of its own waits for its sockets with a limit, for which the kernel starts and stops a timer at
-each wait: 0.3 us of a call that takes 10. Heartbeats of 10 s are not worth that. Here they are kept by one timer of the
-kernel that is a file (timerfd): it is set when the next deadline changes, and the loop waits for it as for a socket.
+each wait: on uvloop 0.3 us of a call that takes 10. Heartbeats of 10 s are not worth that. Here they are kept by one
+timer of the kernel that is a file (timerfd): it is set when the next deadline changes, and the loop waits for it as for
+a socket.
 """
 
 import asyncio
@@ -57,8 +58,10 @@ class Alarm:
         self._rings_at = math.inf
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Deadline | asyncio.TimerHandle:
-        """As the loop's own `call_at`, and by that where there is no C part."""
-        if open_timer is None:
+        """As the loop's own `call_at`, and by that where there is no C part, or where it is no loop of uvloop's itself:
+        the time of others may be made up, as FakeClock's, and their calls take so long that this does not show.
+        """
+        if open_timer is None or type(self._loop).__module__ != "uvloop":
             return self._loop.call_at(when, callback)
         if self._fd < 0:
             self._fd = open_timer()
