@@ -104,7 +104,7 @@ is_of_kind(PyObject *constant, char kind)
     case 'h':
         return PyBytes_Check(constant) && PyBytes_GET_SIZE(constant) == START_SIZE;
     case 'i':
-        return PyLong_Check(constant);
+        return PyLong_Check(constant) && PyLong_AsSsize_t(constant) > HEADER_SIZE;
     case 's':
         return PyAnySet_Check(constant);
     default:
@@ -475,10 +475,11 @@ call(PyObject *constants, PyObject *outgoing, PyObject *args)
     long seq = PyLong_AsLong(last) % MAX_SEQ + 1;
     Py_DECREF(last);
     PyObject *number = PyLong_FromLong(seq), *prefix = get(outgoing, &at_prefix), *message = NULL, *future = NULL;
-    if (number != NULL && prefix != NULL && PyBytes_CheckExact(prefix) && is_none(CONSTANT(SESSION), &at_closed) > 0)
+    if (number != NULL && prefix != NULL && PyBytes_CheckExact(prefix))
         message = encode_call(constants, seq, prefix, args);
     Py_ssize_t before = PySet_GET_SIZE(CONSTANT(PENDING));
-    if (message != NULL && PySet_Add(CONSTANT(PENDING), number) == 0 &&
+    /* Whether it is open is asked after the encoding, which may be code of the types' own that ends it. */
+    if (message != NULL && is_none(CONSTANT(SESSION), &at_closed) > 0 && PySet_Add(CONSTANT(PENDING), number) == 0 &&
         PySet_GET_SIZE(CONSTANT(PENDING)) > before &&  /* the number was free */
         (future = make_future(constants)) != NULL &&
         (expect_reply(constants, seq, number, future, outgoing) < 0 || write_to(CONSTANT(C_WIRE), message) < 0))
@@ -533,30 +534,40 @@ runner(PyObject *Py_UNUSED(module), PyObject *constants)
 enum { T_DONE = REPLIES + 1, T_SET_RESULT };
 enum { REPLY_FUTURE, REPLY_OUTGOING };
 
+static int
+is_done(PyObject *constants, PyObject *future)
+{
+    return is_true(PyObject_CallOneArg(CONSTANT(T_DONE), future));
+}
+
 /* Gives a future what the results make of the payload of `data`, or their error. */
 static int
 settle(PyObject *constants, PyObject *future, PyObject *results, PyObject *data)
 {
-    int is_done = is_true(PyObject_CallOneArg(CONSTANT(T_DONE), future));
-    if (is_done != 0)
-        return is_done < 0 ? -1 : 0;
+    int ended = is_done(constants, future);
+    if (ended != 0)
+        return ended < 0 ? -1 : 0;
     PyObject *decode = get(results, &at_one);
     if (decode == NULL)
         return -1;
-    PyObject *value = decode_part(decode, data, HEADER_SIZE, PyBytes_GET_SIZE(data)), *done = NULL;
+    PyObject *value = decode_part(decode, data, HEADER_SIZE, PyBytes_GET_SIZE(data)), *refusal = NULL;
     Py_DECREF(decode);
-    if (value != NULL) {
-        PyObject *future_and_value[] = {future, value};
-        done = PyObject_Vectorcall(CONSTANT(T_SET_RESULT), future_and_value, 2, NULL);
-    } else if (PyErr_ExceptionMatches(PyExc_Exception)) {  /* the types' own checks are user code */
+    if (value == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {  /* the types' own checks are user code */
         PyObject *error = take_error();
-        value = PyObject_CallMethodOneArg(results, name_error, error);
+        refusal = PyObject_CallMethodOneArg(results, name_error, error);
         Py_DECREF(error);
-        if (value != NULL)
-            done = PyObject_CallMethodOneArg(future, name_set_exception, value);
+    }
+    if (value == NULL && refusal == NULL)
+        return -1;
+    ended = is_done(constants, future);  /* by what made this of the answer, the caller's own code */
+    if (ended == 0) {
+        PyObject *future_and_value[] = {future, value};
+        ended = check_done(value != NULL ? PyObject_Vectorcall(CONSTANT(T_SET_RESULT), future_and_value, 2, NULL)
+                                         : PyObject_CallMethodOneArg(future, name_set_exception, refusal));
     }
     Py_XDECREF(value);
-    return check_done(done);
+    Py_XDECREF(refusal);
+    return ended < 0 ? -1 : 0;
 }
 
 static int

@@ -136,22 +136,33 @@ unfilled(PyObject *Py_UNUSED(module), PyObject *object)
     return PyByteArray_FromStringAndSize(NULL, size);
 }
 
-PyDoc_STRVAR(bind_doc, "bind(function, instance, owner, /)\n--\n\n"
-                       "See workerlib.spec.Function.__get__.");
-
 static PyObject *
-bind(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+bind(PyObject *function, PyObject *const *args, Py_ssize_t count)
 {
-    if (check_count("__get__", count, 3) < 0)
+    if (check_count("__get__", count, 2) < 0)
         return NULL;
-    if (args[1] == Py_None)
-        return Py_NewRef(args[0]);
-    PyObject *call = PyObject_GetAttrString(args[0], "call");
+    if (args[0] == Py_None)
+        return Py_NewRef(function);
+    PyObject *call = PyObject_GetAttrString(function, "call");
     if (call == NULL)
         return NULL;
-    PyObject *bound = PyObject_CallMethod(call, "__get__", "OO", args[1], args[2]);
+    PyObject *bound = PyObject_CallMethod(call, "__get__", "OO", args[0], args[1]);
     Py_DECREF(call);
     return bound;
+}
+
+static PyMethodDef bind_method = {"__get__", (PyCFunction)(void (*)(void))bind, METH_FASTCALL, NULL};
+
+PyDoc_STRVAR(binder_doc, "binder(kind, /)\n--\n\n"
+                         "A method of that class of functions; see workerlib.spec.Function.__get__.");
+
+static PyObject *
+binder(PyObject *Py_UNUSED(module), PyObject *kind)
+{
+    if (PyType_Check(kind))
+        return PyDescr_NewMethod((PyTypeObject *)kind, &bind_method);
+    PyErr_SetString(PyExc_TypeError, "methods are of classes");
+    return NULL;
 }
 
 /* What is being raised, as something that came while an error, which this takes, was being handled. */
@@ -251,7 +262,7 @@ static PyMethodDef functions[] = {
     {"encode_plain", (PyCFunction)(void (*)(void))encode_plain, METH_FASTCALL, encode_plain_doc},
     {"sole_plain", (PyCFunction)(void (*)(void))sole_plain, METH_FASTCALL, sole_plain_doc},
     {"unfilled", unfilled, METH_O, unfilled_doc},
-    {"bind", (PyCFunction)(void (*)(void))bind, METH_FASTCALL, bind_doc},
+    {"binder", binder, METH_O, binder_doc},
     {"first_step", (PyCFunction)(void (*)(void))first_step, METH_FASTCALL, first_step_doc},
     {"open_timer", open_timer, METH_NOARGS, open_timer_doc},
     {"set_timer", set_timer, METH_VARARGS, set_timer_doc},

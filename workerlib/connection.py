@@ -251,8 +251,7 @@ class Connection:
         wire = self._check_open(payload, name)
         seq, data = self._session.call_with_items(payload)
         future = self._loop.create_future()
-        self._replies[seq] = future, outgoing, name, True
-        future.add_done_callback(functools.partial(self._on_done, seq))
+        self._expect(seq, future, outgoing, name)
         wire.write(data)
         form = outgoing.item_form if outgoing is not None else None
         updates = Updates(wire, self._session, seq, name, functools.partial(self._feeds.pop, seq, None), form)
@@ -271,9 +270,7 @@ class Connection:
             future = self._loop.create_future()
             if seq - 1 in self._replies:  # the call before has no answer yet: there may be many at a time
                 wire.write_together()
-            self._replies[seq] = future, outgoing, name, False
-            if self._will_look is None:
-                self.look_soon()
+            self._expect(seq, future, outgoing, name)
             wire.write(data)
             return future
         if kind is Kind.ONE_WAY:
@@ -285,6 +282,11 @@ class Connection:
         stream = self._streams[seq] = made(name, outgoing, self.settings.stream_window, grant, give_up)
         wire.write(data)
         return stream.opened if isinstance(stream, StateStream) else stream
+
+    def _expect(self, seq: int, future: "asyncio.Future[Any]", outgoing: Outgoing | None, name: str) -> None:
+        self._replies[seq] = future, outgoing, name, False
+        if self._will_look is None:
+            self.look_soon()
 
     def look_soon(self) -> None:
         """Some calls will be noticed when they are cancelled, those that are still under way then."""
@@ -389,10 +391,12 @@ class Connection:
             return True
         if not future.done():
             try:
-                future.set_result(outgoing.results.one(data[frames.HEADER_SIZE :]))
+                value = outgoing.results.one(data[frames.HEADER_SIZE :])
             except Exception as error:  # noqa: BLE001 - the types' own checks are user code
-                future.set_exception(outgoing.results.error(error))
-        self._replies.pop(seq, None)  # after it was told, as below; what tells may have ended the connection
+                _tell(future, error=outgoing.results.error(error))
+            else:
+                _tell(future, value)
+        self._replies.pop(seq, None)
         return True
 
     def _on_event(self, event: Event) -> None:
@@ -400,10 +404,11 @@ class Connection:
             self._on_closed(cast("Closed", event))
             return
         seq = event.seq
-        # What waits is forgotten after it was told: if the frame cannot be read, it ends with the connection.
+        # What waits is forgotten after it was told: if the frame cannot be read, it ends with the connection. The
+        # caller's own code may have ended that meanwhile.
         if event.type == frames.RESULT and (reply := self._replies.get(seq)) is not None:
             self._take_reply(reply, event)
-            del self._replies[seq]
+            self._replies.pop(seq, None)
         elif event.type != frames.PING and (stream := self._streams.get(seq)) is not None:
             stream.take(event)
             if is_last(event):
@@ -426,7 +431,7 @@ class Connection:
                 self._wire.write(self._session.end(event.seq, NIL))
         elif event.type == frames.ABORT and (reply := self._replies.get(event.seq)) is not None:
             self._take_reply(reply, event)
-            del self._replies[event.seq]
+            self._replies.pop(event.seq, None)
 
     def _take_reply(self, reply: Reply, frame: Frame) -> None:
         """Gives a call its answer. Raises ProtocolError when that cannot be read."""
@@ -437,13 +442,15 @@ class Connection:
             future.set_exception(failure(frame, outgoing, name))
             return
         try:
-            future.set_result(read_result(frame, outgoing, name))
+            value = read_result(frame, outgoing, name)
         except ProtocolError:
             raise
         except Exception as error:  # noqa: BLE001 - also what the caller's adaption raises
             if starts_stream(frame):
                 self.send_abort(frame.seq, "the caller expected one result")
-            future.set_exception(error)
+            _tell(future, error=error)
+        else:
+            _tell(future, value)
 
     def _on_closed(self, closed: Closed) -> None:
         if self._will_look is not None:
@@ -506,6 +513,16 @@ class Connection:
 
 
 _RUN = Connection.run
+
+
+def _tell(future: "asyncio.Future[Any]", value: Any = None, *, error: Exception | None = None) -> None:
+    """Gives a call its outcome, unless what made that of the answer, the caller's own code, has ended the call."""
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(value)
 
 
 async def open_to(

@@ -189,9 +189,9 @@ class Function(Generic[P, R_co]):
         return f"<{self.kind.value} {self.qualified_name}>"
 
 
-bind_in_python = Function.__get__
-# Who writes `connection.run(Sum.add, 1)` comes by there for each call.
-Function.__get__ = compiled("bind", bind_in_python)  # type: ignore[method-assign]
+get_in_python = Function.__get__
+# Who writes `connection.run(Sum.add, 1)` comes by there for each call. In C it is made for the class that has it.
+Function.__get__ = compiled("binder", lambda _: get_in_python)(Function)  # type: ignore[method-assign]
 
 
 def _composed(first: Callable[..., Any] | None, then: Callable[[Any], Any] | None) -> Callable[..., Any] | None:

@@ -131,10 +131,11 @@ def test_the_twins_and_the_parser_agree(data: bytes, changes: list[tuple[int, in
         assert bytes(frame.payload).startswith(prefix)
 
 
-@pytest.mark.parametrize("bind", [spec.bind_in_python, pytest.param(getattr(C, "bind", None), marks=needs_c)])
-def test_a_function_is_itself_in_its_class_and_a_method_in_an_object(monkeypatch, bind: Any) -> None:
+@pytest.mark.parametrize("language", TWINS)
+def test_a_function_is_itself_in_its_class_and_a_method_in_an_object(monkeypatch, language: str) -> None:
     """As functions are, so that a worker can call its own."""
-    monkeypatch.setattr(spec.Function, "__get__", bind)
+    get = C.binder(spec.Function) if language == "C" else spec.get_in_python
+    monkeypatch.setattr(spec.Function, "__get__", get)
 
     class Worker:
         @spec.rpc
@@ -144,10 +145,13 @@ def test_a_function_is_itself_in_its_class_and_a_method_in_an_object(monkeypatch
     worker = Worker()
     assert isinstance(Worker.add, spec.Rpc)
     assert (Worker.add, worker.add.__self__, worker.add.__func__) == (Worker.add, worker, Worker.add.call)
+    function = vars(Worker)["add"]
+    assert function.__get__(worker, Worker).__self__ is worker
+    assert function.__get__(None, Worker) is function
     with pytest.raises((TypeError, AttributeError)):
-        bind(object(), worker, Worker)
+        get(object(), worker, Worker)
     with pytest.raises(TypeError):
-        bind(Worker.add)
+        function.__get__()
 
 
 @needs_c

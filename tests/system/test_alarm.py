@@ -1,14 +1,19 @@
 """Deadlines that are kept by one timer for all connections of a loop."""
 
 import asyncio
+import errno
 import gc
+import socket
+import time
 import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
+import uvloop
 from support import ENGINES, open_fds, run_async
+from twins import needs_c
 
 from workerlib.shell.alarm import MANY_CANCELLED, Alarm, alarm_of
 from workerlib.testing import FakeClock
@@ -147,6 +152,77 @@ def test_there_is_a_timer_only_while_there_are_deadlines(engine: str, language: 
         assert timers() == before
 
     run_async(main, engine)
+
+
+def test_what_came_in_time_is_seen_before_a_deadline_is_judged(engine: str) -> None:
+    """Also when the loop was held up until both were there, and has rung before."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        alarm = Alarm(loop)
+        seen: list[str] = []
+        here, there = socket.socketpair()
+        with here, there:
+            loop.add_reader(here, lambda: (here.recv(9), seen.append("input")))
+            for n in range(5):
+                before, callback = rung(loop)
+                alarm.call_at(loop.time(), callback)
+                await before
+                judged, callback = rung(loop)
+                alarm.call_at(loop.time() + 0.005, lambda callback=callback: (seen.append("deadline"), callback()))
+                there.send(b"x")
+                until = time.monotonic() + 0.02
+                while time.monotonic() < until:
+                    pass
+                await judged
+                assert seen == ["input", "deadline"] * (n + 1)
+            loop.remove_reader(here)
+
+    run_async(main, engine)
+
+
+def test_a_deadline_that_no_clock_will_show(engine: str) -> None:
+    """As of who wants no heartbeats: it is kept, and others come."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        alarm = Alarm(loop)
+        never = [alarm.call_at(when, print) for when in (1e10, 1e18)]
+        future, callback = rung(loop)
+        alarm.call_at(loop.time(), callback)
+        await future
+        for one in never:
+            one.cancel()
+
+    run_async(main, engine)
+
+
+def test_without_a_descriptor_left_the_loop_keeps_them(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call must not fail for that."""
+
+    def refuse() -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("workerlib.shell.alarm.open_timer", refuse)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        future, callback = rung(loop)
+        Alarm(loop).call_at(loop.time(), callback)
+        await future
+
+    run_async(main, engine)
+
+
+@needs_c
+def test_a_timer_that_cannot_be_watched_is_closed() -> None:
+    """As on a loop that is closed, which says so."""
+    loop = uvloop.new_event_loop()
+    loop.close()
+    before = timers()
+    with pytest.raises(RuntimeError):
+        Alarm(loop).call_at(1.0, print)
+    assert timers() == before
 
 
 def test_all_of_a_loop_share_one_which_ends_with_it(engine: str) -> None:

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextvars
+import datetime as dt
 import gc
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from twins import needs_c
 
 from workerlib.connection import Connection, open_to
 from workerlib.core.session import MAX_SEQ
-from workerlib.errors import ArgumentError, ConnectionLost, ResultError, UnknownFunction
+from workerlib.errors import ArgumentError, ConnectionLost, ResultError, StreamAborted, UnknownFunction
+from workerlib.kinds import reverse_pipe
 from workerlib.servant import Session, current_session
 from workerlib.serving import ServerConnection
 from workerlib.spec import RpcSettings, one_way, rpc
@@ -56,6 +58,14 @@ class Plain:
     @rpc
     async def add(self, n: int) -> int:
         return n + 1
+
+    @rpc
+    async def adding(self, n: int, more: int = 1) -> int:
+        return n + more
+
+    @rpc
+    async def year(self, when: dt.datetime) -> int:
+        return when.year
 
     @rpc
     async def nothing(self) -> None: ...
@@ -124,6 +134,14 @@ class Plain:
             raise ValueError("watched")
         async with asyncio.timeout(60):
             return str(task.get_coro().__name__)  # type: ignore[union-attr]
+
+    @reverse_pipe
+    async def total(self, items: AsyncIterator[int]) -> int:
+        try:
+            return sum([n async for n in items])
+        except (asyncio.CancelledError, StreamAborted):
+            self.log.append("cancelled total")
+            raise
 
     @one_way
     async def note(self, text: str) -> None:
@@ -374,6 +392,28 @@ def test_cancelling_an_await_cancels_the_call(with_worker) -> None:
     with_worker(main)
 
 
+def test_cancelling_a_call_before_one_that_sends_items(with_worker) -> None:
+    """Each is noticed, in whatever order they were made."""
+
+    async def main(worker: Plain, conn: Connection) -> None:
+        async def items() -> AsyncIterator[int]:
+            await asyncio.Event().wait()
+            yield 1
+
+        calls = [
+            asyncio.ensure_future(call)
+            for call in (conn.run(Plain.cancelled, 1), conn.run(Plain.total, items()), conn.run(Plain.cancelled, 2))
+        ]
+        assert await conn.run(Plain.add, 1) == 2
+        await until(lambda: conn._will_look is None)
+        for call in calls:
+            call.cancel()
+        await until(lambda: {"cancelled 1", "cancelled 2", "cancelled total"} <= {*worker.log})
+        await until(lambda: not conn._replies)
+
+    with_worker(main)
+
+
 def test_numbers_of_calls_that_are_under_way_are_not_given_again(with_worker) -> None:
     """After 65,535 calls they begin again at 1, and pass over those that are not free."""
 
@@ -424,6 +464,79 @@ def test_adapted_functions(with_worker) -> None:
         assert made == [2, 3] * 2, "nobody waits for the third"
 
     with_worker(main)
+
+
+@pytest.mark.parametrize("how", ["abort", "cancel"])
+@pytest.mark.parametrize("raises", [False, True])
+def test_an_adaption_that_ends_its_own_call(engine: str, tmp_path: Path, how: str, raises: bool) -> None:
+    """By the connection, or alone: whoever waits is told that, and nothing else happens."""
+
+    async def main() -> None:
+        async with serving(Plain(), tmp_path / "s") as uri, await open_to(uri, settings=RpcSettings()) as conn:
+
+            def end(n: int) -> int:
+                conn.abort() if how == "abort" else call.cancel()  # type: ignore[attr-defined]
+                if raises:
+                    raise ValueError(n)
+                return n
+
+            for function in (Plain.add.map(end), Plain.adding.map(end)):
+                if conn.closed is None:
+                    await conn.run(Plain.add, 1)
+                    call = conn.run(function, 1)
+                    with pytest.raises((ConnectionLost, asyncio.CancelledError)):
+                        await call
+            assert (conn.closed is None) == (how == "cancel")
+            assert not conn._replies
+
+    run_async(main, engine)
+
+
+def test_encoding_that_ends_the_connection(with_worker) -> None:
+    """The call that it was for is refused as any later one."""
+
+    async def main(worker: Plain, conn: Connection) -> None:
+        class Zone(dt.tzinfo):
+            def utcoffset(self, _: Any) -> dt.timedelta:
+                conn.abort()
+                return dt.timedelta()
+
+        assert await conn.run(Plain.year, dt.datetime(2026, 1, 1, tzinfo=dt.UTC)) == 2026
+        with pytest.raises(ConnectionLost):
+            await conn.run(Plain.year, dt.datetime(2026, 1, 1, tzinfo=Zone()))
+
+    with_worker(main)
+
+
+@pytest.mark.parametrize("most", [2**70, float("inf"), 1e6])
+def test_any_limit_that_python_can_compare_with(with_worker, most: Any) -> None:
+    """Also one that C cannot count to."""
+
+    async def main(worker: Plain, conn: Connection) -> None:
+        assert [await conn.run(Plain.add, n) for n in range(3)] == [1, 2, 3]
+
+    with_worker(main, RpcSettings(max_message_size=most))
+
+
+def test_a_subclass_keeps_its_own_run(engine: str, tmp_path: Path) -> None:
+    """As any method that is overridden."""
+
+    class Counting(Connection):
+        count = 0
+
+        def run(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+            self.count += 1
+            return super().run(*args, **kwargs)
+
+    async def main() -> None:
+        async with serving(Plain(), tmp_path / "s") as uri:
+            conn = Counting(uri, RpcSettings())
+            await conn.open(None, tls=None)
+            async with conn:
+                assert [await conn.run(Plain.add, n) for n in range(3)] == [1, 2, 3]
+                assert conn.count == 3
+
+    run_async(main, engine)
 
 
 def test_calls_after_the_end(with_worker) -> None:

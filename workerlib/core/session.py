@@ -93,6 +93,11 @@ class Closed(msgspec.Struct, frozen=True):
 Event = Frame | Closed
 
 
+def longest_in_c(longest: float) -> int:
+    """Bytes of the longest message as C counts them: settings may say inf, a header knows 32 bits."""
+    return int(min(longest, frames.HEADER_SIZE + 0xFFFF_FFFF))
+
+
 def count_items(payload: bytes | memoryview) -> int:
     """Number of items in a MessagePack array, from its first bytes. Raises ProtocolError."""
     first = payload[0] if payload else 0
@@ -443,7 +448,7 @@ class ServerSession(SessionEnd):
     @property
     def in_c(self) -> tuple[Any, ...]:
         """What the shortcut in C looks at; none of these objects is ever replaced by another."""
-        return self, self._parser.buffered, self._longest, _INVOKE, _RESULT
+        return self, self._parser.buffered, longest_in_c(self._longest), _INVOKE, _RESULT
 
     @staticmethod
     def answer(

@@ -21,8 +21,11 @@ _NOT_HERE: Callable[..., int] | None = None
 open_timer = compiled("open_timer", _NOT_HERE)
 set_timer = compiled("set_timer", _NOT_HERE)
 
-LATE_S = 0.001
-"""How late it rings on purpose: uvloop's clock is that much behind, and a deadline must not come too early."""
+LATE_S = 0.002
+"""How late it rings on purpose: a loop's clock may be that much behind, and a deadline must not come too early."""
+
+FAR_S = 1e9 - 1
+"""When it rings at last, whether something is due then or not. No machine runs for 30 years."""
 
 MANY_CANCELLED = 64
 
@@ -46,6 +49,14 @@ class Deadline:
             self.callback = None
             self._alarm.forget_one()
 
+    def come(self) -> None:
+        callback, self.callback = self.callback, None
+        if callback is not None:
+            try:
+                callback()
+            finally:  # not before: it may set another, and the alarm would close and open again
+                self._alarm.forget_one()
+
 
 class Alarm:
     """Keeps the deadlines of one event loop. While it has none, it has no descriptor either."""
@@ -58,22 +69,34 @@ class Alarm:
         self._rings_at = math.inf
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Deadline | asyncio.TimerHandle:
-        """As the loop's own `call_at`, and by that where there is no C part, or where it is no loop of uvloop's itself:
-        the time of others may be made up, as FakeClock's, and their calls take so long that this does not show.
+        """As the loop's own `call_at`, and by that where there is no C part or no descriptor left, or where it is no
+        loop of uvloop's itself: the time of others may be made up, as FakeClock's, and there it makes no difference.
         """
-        if open_timer is None or type(self._loop).__module__ != "uvloop":
+        if self._fd < 0 and not self._open():
             return self._loop.call_at(when, callback)
-        if self._fd < 0:
-            self._fd = open_timer()
-            self._loop.add_reader(self._fd, self._ring)
         deadline = Deadline(self, when, callback)
         heapq.heappush(self._heap, deadline)
         self._pending += 1
         self._set()
         return deadline
 
+    def _open(self) -> bool:
+        if open_timer is None or type(self._loop).__module__ != "uvloop":
+            return False
+        try:
+            fd = open_timer()
+        except OSError:
+            return False
+        try:
+            self._loop.add_reader(fd, self._ring)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+        return True
+
     def forget_one(self) -> None:
-        """One that is still kept will not come."""
+        """One that was kept has come, or will not come."""
         self._pending -= 1
         if not self._pending:
             self._close()
@@ -82,28 +105,20 @@ class Alarm:
             heapq.heapify(self._heap)
 
     def _set(self) -> None:
-        when = self._heap[0].when + LATE_S
+        when = min(self._heap[0].when + LATE_S, FAR_S) if self._heap else math.inf
         if when < self._rings_at and set_timer is not None:
             set_timer(self._fd, max(when, LATE_S))
             self._rings_at = when
 
     def _ring(self) -> None:
-        """Calls back for one deadline. If more have passed, it rings again: what one raises, only the loop is told."""
         with suppress(BlockingIOError):  # it was set anew since the loop has seen it
             os.read(self._fd, 8)
         self._rings_at = math.inf
-        callback: Callable[[], object] | None = None
-        while self._heap and callback is None and self._heap[0].when <= self._loop.time():
-            deadline = heapq.heappop(self._heap)
-            callback, deadline.callback = deadline.callback, None
-        if callback is not None:
-            self._pending -= 1
-        if self._pending:
-            self._set()
-        else:
-            self._close()
-        if callback is not None:
-            callback()
+        now = self._loop.time()
+        while self._heap and self._heap[0].when <= now:
+            # Not at once: what has come meanwhile on sockets is to be seen before somebody judges that it has not.
+            self._loop.call_soon(heapq.heappop(self._heap).come)
+        self._set()
 
     def _close(self) -> None:
         if not self._loop.is_closed():
