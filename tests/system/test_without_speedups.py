@@ -2,7 +2,13 @@
 
 import subprocess
 import sys
+import types
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workerlib.core import compiled
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -53,3 +59,11 @@ def test_calls_work_without_the_c_part(tmp_path) -> None:
     done = subprocess.run(argv, cwd=PROGRAMS, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("done\n")
+
+
+@pytest.mark.parametrize("built", [None, types.SimpleNamespace(), types.SimpleNamespace(INTERFACE=1, encode_plain=1)])
+def test_what_was_built_from_another_checkout_is_not_used(monkeypatch: pytest.MonkeyPatch, built: Any) -> None:
+    """Nor what was not built."""
+    monkeypatch.setattr(compiled, "built", built)
+    assert not compiled.is_there()
+    assert compiled.compiled("encode_plain", "otherwise") == "otherwise"
