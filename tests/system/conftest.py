@@ -6,6 +6,7 @@ from contextlib import ExitStack
 import parsupd_process
 import pytest
 from parsupctl_process import Controlled, StartDaemon
+from support import ENGINES
 from twins import TWINS, use_python
 
 
@@ -26,6 +27,12 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartDaemon]:
             return running
 
         yield start
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """The event loop of both ends, for `run_async`."""
+    return request.param
 
 
 @pytest.fixture(params=TWINS)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from support import ENGINES, open_fds, run_async
+from support import open_fds, run_async
 from twins import needs_c
 
 from workerlib.shell.alarm import MANY_CANCELLED, Alarm, alarm_of
@@ -22,11 +22,6 @@ pytestmark = pytest.mark.usefixtures("language")
 
 FAR_S = 1000.0
 """A deadline that does not come in a test."""
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 def timers() -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from logging_worker import Chatty
-from support import ENGINES, process_state, run_async, wait_until
+from support import process_state, run_async, wait_until
 from workers import Sum
 
 from workerlib import Handle, LogRecord, Redirect, ShutdownOn, StreamOverflow, Worker, blocking, one_way, rpc
@@ -32,11 +32,6 @@ class Logger(Worker):
     @rpc
     def log_in_thread(self) -> None:
         logging.getLogger("served").warning("from %s", threading.current_thread().name)
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 @contextlib.asynccontextmanager

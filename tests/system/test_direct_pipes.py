@@ -10,7 +10,7 @@ from typing import Any
 import Pyro5.client
 import pytest
 from served import collect, serving, until
-from support import ENGINES, run_async
+from support import run_async
 from workers import Ticker
 
 from workerlib import Redirect, ShutdownOn, blocking
@@ -117,11 +117,6 @@ class Streams:
     @rpc
     async def add(self, n: int) -> int:
         return n + 1
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 Main = Callable[[Streams, Connection], Coroutine[Any, Any, None]]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import ENGINES, run_async
+from support import run_async
 from twins import TWINS, C
 
 from workerlib.shell import eager
@@ -22,11 +22,6 @@ def first_step(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Everything holds for the step in Python and for the one in C."""
     step = eager.first_step_in_python if request.param == "Python" else C.first_step
     monkeypatch.setattr(eager, "first_step", step)
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 class Outcome:

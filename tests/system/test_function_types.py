@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from served import collect, serving, until
-from support import ENGINES, run_async
+from support import run_async
 from workers import Sum, Ticker
 
 from workerlib import Redirect, ShutdownOn, blocking, connect
@@ -64,11 +64,6 @@ class Geometer(Greeter):
 
 class Other:
     who = name_of
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 Main = Callable[[Geometer, Connection], Coroutine[Any, Any, None]]

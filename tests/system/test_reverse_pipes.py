@@ -10,7 +10,7 @@ from typing import Any
 import Pyro5.client
 import pytest
 from served import serving, until
-from support import ENGINES, run_async
+from support import run_async
 from workers import Sum
 
 from workerlib import Redirect, ShutdownOn
@@ -149,11 +149,6 @@ class Source:
                     await asyncio.sleep(0)
         finally:
             self.closed = True
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 Main = Callable[[Totals, Connection], Coroutine[Any, Any, None]]

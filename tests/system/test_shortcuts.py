@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from served import serving, until
-from support import ENGINES, run_async
+from support import run_async
 from twins import needs_c
 
 from workerlib.connection import Connection, open_to
@@ -85,7 +85,7 @@ class Plain:
 
     @rpc
     async def wrong(self, what: str) -> int:
-        return {"type": "text", "opaque": object(), "right": 7}[what]  # type: ignore[return-value]
+        return {"type": "text", "opaque": object(), "right": 7}[what]  # type: ignore[return-value]  # that is the case
 
     @rpc
     async def text(self, size: int) -> str:
@@ -133,7 +133,7 @@ class Plain:
             task.add_done_callback(self.told.append)
             raise ValueError("watched")
         async with asyncio.timeout(60):
-            return str(task.get_coro().__name__)  # type: ignore[union-attr]
+            return str(task.get_coro().__name__)  # type: ignore[union-attr]  # it is a coroutine
 
     @reverse_pipe
     async def total(self, items: AsyncIterator[int]) -> int:
@@ -149,11 +149,6 @@ class Plain:
 
 
 Main = Callable[[Plain, Connection], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 @pytest.fixture
@@ -236,7 +231,7 @@ def test_what_does_not_fit_is_told_as_always(with_worker) -> None:
             with pytest.raises(ArgumentError, match="argument by: Expected `int`, got `str`"):
                 await conn.run(Plain.move, Point(1, 2), "3")
             with pytest.raises(ArgumentError, match=r"argument point\.x: Expected `int`, got `str`"):
-                await conn.run(Plain.move, Point("a", 2), 3)  # type: ignore[arg-type]
+                await conn.run(Plain.move, Point("a", 2), 3)  # type: ignore[arg-type]  # that is the case
             with pytest.raises(ArgumentError, match="takes 2 arguments, 1 were given"):
                 await conn.run(Plain.move, Point(1, 2))
             with pytest.raises(ArgumentError, match="cannot travel between processes"):
@@ -302,7 +297,7 @@ def test_errors_arrive_as_always(with_worker) -> None:
             with pytest.raises(ValueError, match=f"wrong {n}") as caught:
                 await conn.run(Plain.fail, f"wrong {n}")
             assert caught.value.__context__ is None
-            traceback = caught.value.remote_traceback  # type: ignore[attr-defined]
+            traceback = caught.value.remote_traceback  # type: ignore[attr-defined]  # given on the way
             assert "in fail\n" in traceback
             assert f"ValueError: wrong {n}" in traceback
             assert "During handling" not in traceback
@@ -384,8 +379,8 @@ def test_cancelling_an_await_cancels_the_call(with_worker) -> None:
             call.cancel()
             assert await other == n + 1
             await until(lambda n=n: f"cancelled {n}" in worker.log)
-        young = conn.run(Plain.add, 1)
-        young.cancel()  # type: ignore[attr-defined]
+        young = asyncio.ensure_future(conn.run(Plain.add, 1))
+        young.cancel()
         assert await conn.run(Plain.add, 5) == 6
         await until(lambda: not conn._replies)
 
@@ -458,8 +453,8 @@ def test_adapted_functions(with_worker) -> None:
                 await conn.run(refused, 2)
             assert await conn.run(text, "5") == 6
         assert made == [2, 3] * 2
-        cancelled = conn.run(refused, 9)
-        cancelled.cancel()  # type: ignore[attr-defined]
+        cancelled = asyncio.ensure_future(conn.run(refused, 9))
+        cancelled.cancel()
         await conn.run(Plain.add, 1)
         assert made == [2, 3] * 2, "nobody waits for the third"
 
@@ -475,7 +470,7 @@ def test_an_adaption_that_ends_its_own_call(engine: str, tmp_path: Path, how: st
         async with serving(Plain(), tmp_path / "s") as uri, await open_to(uri, settings=RpcSettings()) as conn:
 
             def end(n: int) -> int:
-                conn.abort() if how == "abort" else call.cancel()  # type: ignore[attr-defined]
+                conn.abort() if how == "abort" else call.cancel()
                 if raises:
                     raise ValueError(n)
                 return n
@@ -483,7 +478,7 @@ def test_an_adaption_that_ends_its_own_call(engine: str, tmp_path: Path, how: st
             for function in (Plain.add.map(end), Plain.adding.map(end)):
                 if conn.closed is None:
                     await conn.run(Plain.add, 1)
-                    call = conn.run(function, 1)
+                    call = asyncio.ensure_future(conn.run(function, 1))
                     with pytest.raises((ConnectionLost, asyncio.CancelledError)):
                         await call
             assert (conn.closed is None) == (how == "cancel")

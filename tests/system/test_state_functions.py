@@ -8,7 +8,7 @@ from typing import Any
 import Pyro5.client
 import pytest
 from served import collect, serving, until
-from support import ENGINES, run_async
+from support import run_async
 
 from workerlib import blocking
 from workerlib.connection import Connection, open_to
@@ -91,11 +91,6 @@ class Board:
     @rpc
     async def plain(self) -> int:
         return self.number
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 Main = Callable[[Board, Connection], Coroutine[Any, Any, None]]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from served import collect, serving, until
-from support import ENGINES, run_async
+from support import run_async
 
 from workerlib.connection import Connection, open_to
 from workerlib.core.calling import Offer
@@ -225,11 +225,6 @@ class Everything:
 
 
 Main = Callable[[Everything, Connection], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 @pytest.fixture
