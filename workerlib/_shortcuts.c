@@ -17,6 +17,7 @@
 #include <structmember.h>
 
 #define NO_KEYWORDS 0x80  /* MessagePack's empty map */
+#define MAX_SEQ 0xFFFF
 
 /* An attribute of objects of ours. Where its class declares it in __slots__ it is read and written in its place, else as
  * by Python; the first class that is met is the one for which the place is kept.

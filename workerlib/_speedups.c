@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/timerfd.h>
 
+#define INTERFACE 2  /* as in workerlib/core/compiled.py */
+
 #define SEQ_AT 10     /* 16 bits */
 #define LENGTH_AT 12  /* 32 bits */
 #define TAIL_AT 16    /* no annotations, no correlation id, reserved, magic number */
@@ -33,7 +35,7 @@ bytes_of(PyObject *object, Py_ssize_t *size)
     return PyBytes_AsStringAndSize(object, &data, size) < 0 ? NULL : (const unsigned char *)data;
 }
 
-int
+static int
 check_start(Py_ssize_t size)
 {
     if (size == START_SIZE)
@@ -166,11 +168,11 @@ binder(PyObject *Py_UNUSED(module), PyObject *kind)
 }
 
 /* What is being raised, as something that came while an error, which this takes, was being handled. */
-static PyObject *
+static void
 raise_after(PyObject *kind, PyObject *error, PyObject *traceback)
 {
     if (kind == NULL)
-        return NULL;
+        return;
     PyErr_NormalizeException(&kind, &error, &traceback);
     PyObject *later_kind, *later, *later_traceback;
     PyErr_Fetch(&later_kind, &later, &later_traceback);
@@ -185,7 +187,6 @@ raise_after(PyObject *kind, PyObject *error, PyObject *traceback)
     Py_DECREF(kind);
     Py_XDECREF(traceback);
     PyErr_Restore(later_kind, later, later_traceback);
-    return NULL;
 }
 
 int

@@ -6,16 +6,12 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#define INTERFACE 2  /* as in workerlib/core/compiled.py */
-
 #define START_SIZE 10  /* tag, version, type, serializer, flags */
 #define HEADER_SIZE 40
-#define MAX_SEQ 0xFFFF
 
 #pragma GCC visibility push(hidden)
 
 int check_count(const char *name, Py_ssize_t given, Py_ssize_t wanted);
-int check_start(Py_ssize_t size);
 
 /* A new message with its header, and room for `body` bytes behind it. */
 PyObject *begin_message(const unsigned char *start, long seq, Py_ssize_t announced, Py_ssize_t body);

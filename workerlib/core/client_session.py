@@ -7,7 +7,7 @@ from typing import Any
 from workerlib.core import frames
 from workerlib.core.frames import Frame, Inflate, encode_plain, sole_plain
 from workerlib.core.payload import MSGPACK, encode
-from workerlib.core.session import DIALECT, HANDSHAKE, MAX_SEQ, OPEN, PING, SessionEnd, longest_in_c
+from workerlib.core.session import DIALECT, HANDSHAKE, MAX_SEQ, OPEN, PING, SessionEnd
 from workerlib.errors import ProtocolError, UsageError
 from workerlib.spec import RpcSettings
 
@@ -58,9 +58,7 @@ class ClientSession(SessionEnd):
 
     @property
     def in_c(self) -> tuple[Any, ...]:
-        """What the shortcuts in C look at and change; none of these objects is ever replaced by another."""
-        longest = longest_in_c(self._longest)
-        return self, self._parser.buffered, longest, _INVOKE, _RESULT, self._pending, self._granted, self._sending
+        return *super().in_c, self._pending, self._granted, self._sending
 
     def connect(self, target: str, value: Any) -> bytes:
         """The opening CONNECT; `value` is the connection-state argument, or nothing for none."""

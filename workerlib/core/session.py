@@ -93,11 +93,6 @@ class Closed(msgspec.Struct, frozen=True):
 Event = Frame | Closed
 
 
-def longest_in_c(longest: float) -> int:
-    """Bytes of the longest message as C counts them: settings may say inf, a header knows 32 bits."""
-    return int(min(longest, frames.HEADER_SIZE + 0xFFFF_FFFF))
-
-
 def count_items(payload: bytes | memoryview) -> int:
     """Number of items in a MessagePack array, from its first bytes. Raises ProtocolError."""
     first = payload[0] if payload else 0
@@ -148,6 +143,14 @@ class SessionEnd:
         self._first_credit = 0
         self._credit: dict[int, int] = {}  # streams sent from here: items that may still be sent
         self._granted: dict[int, int] = {}  # streams received here: items that the peer may still send
+
+    @property
+    def in_c(self) -> tuple[Any, ...]:
+        """What the shortcuts in C look at and change; none of these objects is ever replaced by another."""
+        longest = int(
+            min(self._longest, frames.HEADER_SIZE + 0xFFFF_FFFF)
+        )  # settings may say inf, a header knows 32 bits
+        return self, self._parser.buffered, longest, _INVOKE, _RESULT
 
     # Input
 
@@ -444,11 +447,6 @@ class ServerSession(SessionEnd):
     def result(seq: int, payload: bytes) -> bytes:
         """The common answer: MessagePack, no flags."""
         return encode_plain(_RESULT, seq, payload)
-
-    @property
-    def in_c(self) -> tuple[Any, ...]:
-        """What the shortcut in C looks at; none of these objects is ever replaced by another."""
-        return self, self._parser.buffered, longest_in_c(self._longest), _INVOKE, _RESULT
 
     @staticmethod
     def answer(

@@ -89,7 +89,7 @@ class Alarm:
             return False
         try:
             self._loop.add_reader(fd, self._ring)
-        except BaseException:
+        except BaseException:  # above all that the loop is closed: nobody else has the descriptor yet
             os.close(fd)
             raise
         self._fd = fd
