@@ -257,7 +257,12 @@ class Wire(asyncio.Protocol):
             self.write, self._send = self._send, None
 
     def _stop_writing(self) -> None:
-        """What is written from now on goes nowhere, and so does what was collected."""
+        """What is written from now on goes nowhere, and so does what was collected. Nothing is waited for any more: the
+        loop may end before it tells that the connection has gone.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self.write, self._send = _discard, None
         self._collected.clear()
 
@@ -324,9 +329,6 @@ class Wire(asyncio.Protocol):
         self.write = lambda _data: forks.leave()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         self._stop_writing()
         forks.unguard(self._fd)
         if self._beat is not None:
